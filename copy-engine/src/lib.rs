@@ -1,0 +1,2 @@
+//! See the crate description; the module docs come with the code.
+#![no_std]

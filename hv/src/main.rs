@@ -1,0 +1,3 @@
+//! The image entry point.
+#![no_std]
+#![no_main]

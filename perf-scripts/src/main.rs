@@ -1,0 +1,3 @@
+//! `cargo xtask`: every job of the house behind one command.
+
+fn main() {}
