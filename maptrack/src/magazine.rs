@@ -1,0 +1,287 @@
+//! The per-CPU part: a magazine of two free lists, and [`Local`], the right to use one.
+//!
+//! `active` serves the CPU as a LIFO; `spare` is a full or an empty list beside it, so that a CPU which
+//! swings around a list boundary trades with the depot once in `LIST_LEN` handles at the earliest.
+//!
+//! A magazine is used under its lock, a word that holds the locker's CPU number. The lock is local and
+//! uncontended - one exchange on a line that is in the cache - except while another CPU steals, which
+//! happens only when the table is at its limit. A hypercall takes it once for all elements of a batch.
+//! Lock order: a CPU that holds its own magazine only *tries* others; who wants all of them (`exclusive`)
+//! first lets go of its own and then locks in the order of CPU numbers. So no cycle.
+
+use crate::Maptrack;
+use crate::handle::{Claim, Handle, NoSpace, Reserved};
+use crate::list::{LIST_LEN, List};
+use crate::primitive::{AtomicU32, AtomicU64, Ordering, spin_loop};
+use crate::store::{Entry, PageSource, Store};
+
+/// Lost races for fresh entries after which a CPU stops trying without exclusion.
+const CARVE_TRIES: u32 = 4;
+
+/// One CPU's free lists. All fields but `lock` are read and written under `lock` only.
+pub(crate) struct Magazine {
+    /// Number of the CPU that holds it plus one, 0 if free.
+    lock: AtomicU32,
+    active: AtomicU64,
+    spare: AtomicU64,
+    /// Handles this CPU gave out minus those it took back; wraps below zero where frees prevail.
+    net: AtomicU64,
+}
+
+impl Magazine {
+    pub(crate) fn new() -> Self {
+        Self {
+            lock: AtomicU32::new(0),
+            active: AtomicU64::new(List::EMPTY.to_word()),
+            spare: AtomicU64::new(List::EMPTY.to_word()),
+            net: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn net(&self) -> u64 {
+        self.net.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn try_lock(&self, cpu: u32) -> bool {
+        self.lock.compare_exchange(0, cpu + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn lock(&self, cpu: u32) {
+        if !self.try_lock(cpu) {
+            self.lock_contended(cpu);
+        }
+    }
+
+    /// Waits for another CPU to let go: it holds the lock for one batch of handles at most.
+    #[cold]
+    fn lock_contended(&self, cpu: u32) {
+        loop {
+            let holder = self.lock.load(Ordering::Relaxed);
+            assert!(holder != cpu + 1, "maptrack: pCPU {cpu} locks a magazine it holds already");
+            if holder == 0 && self.try_lock(cpu) {
+                return;
+            }
+            spin_loop();
+        }
+    }
+
+    #[inline]
+    fn unlock(&self) {
+        self.lock.store(0, Ordering::Release);
+    }
+
+    #[inline]
+    fn active(&self) -> List {
+        List::from_word(self.active.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn set_active(&self, list: List) {
+        self.active.store(list.to_word(), Ordering::Relaxed);
+    }
+
+    fn spare(&self) -> List {
+        List::from_word(self.spare.load(Ordering::Relaxed))
+    }
+
+    fn set_spare(&self, list: List) {
+        self.spare.store(list.to_word(), Ordering::Relaxed);
+    }
+
+    /// Takes the spare list, or the active one if there is no spare.
+    fn rob(&self) -> List {
+        let spare = self.spare();
+        if spare.is_empty() {
+            let active = self.active();
+            self.set_active(List::EMPTY);
+            active
+        } else {
+            self.set_spare(List::EMPTY);
+            spare
+        }
+    }
+}
+
+/// One CPU's magazine, held. Take it once for a batch of elements and drop it at the batch's end.
+///
+/// Only the CPU it is named after may hold it, once. Others wait for it only when the table is exhausted,
+/// and then with interrupts off in the hypervisor: so hold it across nothing that waits for other CPUs
+/// (a TLB flush) and nothing longer than a batch.
+pub struct Local<'a, S: PageSource> {
+    table: &'a Maptrack<S>,
+    magazine: &'a Magazine,
+    cpu: u32,
+}
+
+impl<'a, S: PageSource> Local<'a, S> {
+    #[inline]
+    pub(crate) fn new(table: &'a Maptrack<S>, cpu: u32) -> Self {
+        let magazine: &Magazine = &table.magazines[cpu as usize];
+        magazine.lock(cpu);
+        Self { table, magazine, cpu }
+    }
+
+    /// Takes a free handle.
+    ///
+    /// # Errors
+    /// [`NoSpace`] if at some instant of the call no handle was free anywhere and the table could not grow.
+    #[inline]
+    pub fn alloc(&mut self) -> Result<Reserved, NoSpace> {
+        let mut active = self.magazine.active();
+        if active.is_empty() {
+            active = self.refill();
+        }
+        let (index, entry) = active.pop(&self.table.store).ok_or(NoSpace)?;
+        self.magazine.set_active(active);
+        self.count(1);
+        Ok(Reserved(Handle::new(index, entry.generation())))
+    }
+
+    /// Takes back a handle that was never published.
+    #[inline]
+    pub fn free(&mut self, reserved: Reserved) {
+        let Reserved(handle) = reserved;
+        self.put(handle, self.table.store.own_entry(handle.index()));
+    }
+
+    /// Ends an unmap; see [`Maptrack::finish_unmap`].
+    #[inline]
+    pub fn finish_unmap(&mut self, claim: Claim) -> bool {
+        let entry = self.table.store.own_entry(claim.handle().index());
+        let last = entry.finish(&claim);
+        if last {
+            self.put(claim.handle(), entry);
+        }
+        last
+    }
+
+    #[inline]
+    fn count(&self, by: u64) {
+        // Only the lock's holder writes it: no read-modify-write needed.
+        self.magazine.net.store(self.magazine.net().wrapping_add(by), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn put(&mut self, handle: Handle, entry: Entry<'_>) {
+        entry.retire(handle);
+        let mut active = self.magazine.active();
+        if active.is_full() {
+            self.spill(active);
+            active = List::EMPTY;
+        }
+        active.push(entry, handle.index());
+        self.magazine.set_active(active);
+        self.count(u64::MAX);
+    }
+
+    /// Puts a full active list aside, and what was there into the depot.
+    #[cold]
+    fn spill(&mut self, full: List) {
+        self.table.depot.push(&self.table.store, self.magazine.spare());
+        self.magazine.set_spare(full);
+    }
+
+    /// Finds a list for an empty magazine: the spare, the depot, fresh entries, other CPUs' spares, and at
+    /// last, with every magazine held, the truth.
+    #[cold]
+    fn refill(&mut self) -> List {
+        let spare = self.magazine.spare();
+        if !spare.is_empty() {
+            self.magazine.set_spare(List::EMPTY);
+            return spare;
+        }
+        let list = self.table.depot.pop(&self.table.store);
+        if !list.is_empty() {
+            return list;
+        }
+        let list = self.table.carve();
+        if !list.is_empty() {
+            return list;
+        }
+        let list = self.steal();
+        if !list.is_empty() {
+            return list;
+        }
+        self.magazine.unlock();
+        // Nobody puts anything into our magazine meanwhile: it is empty when we have it back.
+        let list = self.exclusive();
+        self.magazine.lock(self.cpu);
+        list
+    }
+
+    /// Asks each other CPU once, beginning with the next one, without waiting.
+    fn steal(&self) -> List {
+        let (before, from_self) = self.table.magazines.split_at(self.cpu as usize);
+        for victim in from_self.iter().skip(1).chain(before) {
+            if victim.try_lock(self.cpu) {
+                let loot = victim.rob();
+                victim.unlock();
+                if !loot.is_empty() {
+                    return loot;
+                }
+            }
+        }
+        List::EMPTY
+    }
+
+    /// Holds all magazines at once. Every list outside a magazine and the depot is in the hands of a CPU
+    /// that holds its own magazine, so now there is none, and what is not found here is not free.
+    fn exclusive(&self) -> List {
+        for m in &self.table.magazines {
+            m.lock(self.cpu);
+        }
+        let mut list = self.table.depot.pop(&self.table.store);
+        if list.is_empty() {
+            list = self.table.carve();
+        }
+        for m in &self.table.magazines {
+            if list.is_empty() {
+                list = m.rob();
+            }
+            m.unlock();
+        }
+        list
+    }
+}
+
+impl<S: PageSource> Drop for Local<'_, S> {
+    #[inline]
+    fn drop(&mut self) {
+        self.magazine.unlock();
+    }
+}
+
+impl<S: PageSource> Maptrack<S> {
+    /// A list of entries never used before, growing the store if need be.
+    #[cold]
+    fn carve(&self) -> List {
+        for _ in 0..CARVE_TRIES {
+            let published = self.store.published();
+            let first = self.fresh.load(Ordering::Acquire);
+            if first >= published {
+                if !self.store.grow(published) {
+                    return List::EMPTY;
+                }
+                continue;
+            }
+            let end = published.min(first + LIST_LEN);
+            if self.fresh.compare_exchange(first, end, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return fresh_list(&self.store, first, end);
+            }
+        }
+        List::EMPTY
+    }
+}
+
+/// Links the entries `first..end`, lowest first out.
+fn fresh_list<S: PageSource>(store: &Store<S>, first: u32, end: u32) -> List {
+    let mut list = List::EMPTY;
+    for index in (first..end).rev() {
+        let entry = store.own_entry(index);
+        entry.init();
+        list.push(entry, index);
+    }
+    list
+}
