@@ -1,2 +1,4 @@
 //! See the crate description; the module docs come with the code.
 #![no_std]
+
+pub mod cmdline;
