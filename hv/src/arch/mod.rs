@@ -1,0 +1,3 @@
+//! Architectures: x86-64 only.
+
+pub mod x86;

@@ -1,0 +1,4 @@
+//! Devices the hypervisor drives itself.
+
+pub mod console;
+pub mod uart;

@@ -1,0 +1,1 @@
+//! The 16550 serial port.

@@ -1,0 +1,2 @@
+//! Event channels.
+#![forbid(unsafe_code)]

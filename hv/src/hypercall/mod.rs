@@ -1,0 +1,2 @@
+//! Hypercalls: the table and one file for each.
+#![forbid(unsafe_code)]

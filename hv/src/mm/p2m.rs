@@ -1,0 +1,1 @@
+//! Guest frame to machine frame: the nested page tables of a domain.

@@ -1,0 +1,1 @@
+//! The end of the hypervisor: registers, a backtrace, what this CPU was doing, then reboot or stop.
