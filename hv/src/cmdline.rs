@@ -17,6 +17,8 @@
 
 use core::fmt;
 
+use gnttab_fast::policy::Policy;
+
 mod table;
 
 pub use table::{OPTIONS, OptionSpec};
@@ -31,6 +33,8 @@ pub const MAX_CPUS: u32 = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
+    /// `gnttab=`: what domains may do with grants unless their module narrows it.
+    pub gnttab: Policy,
     /// `gnttab_max_frames=`: grant-table frames a domain may have unless its module says otherwise.
     pub gnttab_max_frames: u32,
     /// `gnttab_max_maptrack_frames=`: maptrack frames (256 handles each) a domain may have.
@@ -52,6 +56,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            gnttab: Policy::HOST_DEFAULT,
             gnttab_max_frames: 64,
             gnttab_max_maptrack_frames: 1024,
             loglvl: LogLevel::Info,
@@ -141,10 +146,10 @@ pub fn parse(text: &str, report: &mut Report<'_>) -> Options {
             None => (word, None),
         };
         match OPTIONS.iter().find(|spec| spec.name == name) {
-            None => refuse(report, word, Refused("no such option (docs/command-line.md lists them)")),
+            None => refuse(report, "", word, &"no such option (docs/command-line.md lists them)"),
             Some(spec) => {
-                if let Err(why) = (spec.apply)(&mut options, value, report) {
-                    refuse(report, word, why);
+                if let Err(Refused(why)) = (spec.apply)(&mut options, value, report) {
+                    refuse(report, "", word, &why);
                 }
             }
         }
@@ -152,8 +157,9 @@ pub fn parse(text: &str, report: &mut Report<'_>) -> Options {
     options
 }
 
-/// One line about one word, with anything unprintable escaped and overlong words cut.
-fn refuse(report: &mut Report<'_>, word: &str, Refused(why): Refused) {
+/// One line about one word, or about one item of a word that begins with `option`; anything unprintable
+/// is escaped and overlong words are cut.
+fn refuse(report: &mut Report<'_>, option: &str, word: &str, why: &dyn fmt::Display) {
     /// Enough to recognise a word by, short enough for one console line.
     const SHOWN: usize = 60;
     let mut end = word.len().min(SHOWN);
@@ -161,7 +167,7 @@ fn refuse(report: &mut Report<'_>, word: &str, Refused(why): Refused) {
         end -= 1;
     }
     let dots = if end < word.len() { "..." } else { "" };
-    report(format_args!("{BAD_OPTION} '{}{dots}': {why}", word[..end].escape_debug()));
+    report(format_args!("{BAD_OPTION} '{option}{}{dots}': {why}", word[..end].escape_debug()));
 }
 
 #[cfg(test)]
@@ -242,6 +248,13 @@ mod tests {
             "gnttab_max_frames=0",
             "gnttab_max_frames=1000000",
             "gnttab_max_maptrack_frames=0x",
+            "gnttab",
+            "gnttab=",
+            "gnttab=fast",
+            "gnttab=max_ver:3",
+            "gnttab=max-ver=2",
+            "gnttab=no-transitive=1",
+            "gnttab=transfer",
             "=",
             "=1",
         ] {
@@ -250,6 +263,20 @@ mod tests {
             assert!(lines[0].starts_with(&std::format!("{BAD_OPTION} '{bad}': ")), "{lines:?}");
             assert_eq!(options, Options { loglvl: LogLevel::None, ..Options::default() }, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_items_of_gnttab_add_up_and_bad_ones_are_dropped() {
+        use gnttab_fast::policy::Version;
+
+        assert_eq!(good("gnttab=max_ver:1,no-transitive").gnttab, Policy::new(Version::V1, false));
+        assert_eq!(good("gnttab=max-ver:1 gnttab=transitive=off").gnttab, Policy::new(Version::V1, false));
+        assert_eq!(good("gnttab=no-transitive gnttab=transitive").gnttab, Policy::HOST_DEFAULT);
+        let (options, lines) = run("gnttab=max_ver:1,colour,max_ver:7,no-transitive");
+        assert_eq!(options.gnttab, Policy::new(Version::V1, false));
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("bad option 'gnttab=colour': "), "{lines:?}");
+        assert!(lines[1].starts_with("bad option 'gnttab=max_ver:7': "), "{lines:?}");
     }
 
     #[test]

@@ -1,3 +1,60 @@
 //! `cargo xtask`: every job of the house behind one command.
+//!
+//! Each verb is one file. Output meant for people goes to standard error while work goes on and to
+//! standard output when it is the answer; `--json FILE` writes the answer for programs. The exit code
+//! tells the kind of failure (`failure.rs`).
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod audit;
+mod docs;
+mod failure;
+mod image;
+mod places;
+mod process;
+mod progress;
+mod setup;
+mod symbols;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, boot, test and measure Tollgate.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = failure::EXIT_CODES)]
+struct Cli {
+    /// Never install a missing tool; say what is missing and why, and stop
+    #[arg(long, global = true)]
+    no_install: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Install the tools the other verbs call
+    Setup(setup::SetupArgs),
+    /// Build the hypervisor and the guests
+    Image(image::ImageArgs),
+    /// Disassemble the image and refuse what must not be in it
+    Audit(audit::AuditArgs),
+    /// Write the pages of docs/ that come from tables
+    Docs(docs::DocsArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.verb {
+        Verb::Setup(args) => setup::setup(args, cli.no_install),
+        Verb::Image(args) => image::image(args),
+        Verb::Audit(args) => audit::audit(args, cli.no_install),
+        Verb::Docs(args) => docs::docs(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            failure::code_of(&error)
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! applies it.
 #![forbid(unsafe_code)]
 
-use super::{Com1, CopyKernel, LogLevel, MAX_CPUS, Options, Refused, Report, WhenDone};
+use super::{Com1, CopyKernel, LogLevel, MAX_CPUS, Options, Refused, Report, WhenDone, refuse};
 
 /// One option of the command line.
 pub struct OptionSpec {
@@ -22,6 +22,26 @@ pub struct OptionSpec {
 
 /// Every option, in the order of the documentation.
 pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "gnttab",
+        form: "gnttab=<item>[,<item>...]",
+        default: "max_ver:2,transitive",
+        effect: "What domains may do with grants.",
+        text: "Items, from left to right, the later one winning:\n\n\
+               - `max_ver:<1|2>` (also `max-ver:`): the highest grant-table version a domain may set.\n\
+               - `transitive`, `no-transitive`, `transitive=<bool>`: whether a version-2 transitive grant \
+               may be copied through.\n\
+               - `no-transfer`, `transfer=<bool>`: page transfer is for PV guests, which are not supported; \
+               asking for it is refused.\n\n\
+               A bad item is reported and the others still apply. A module string may carry a `gnttab=` of \
+               its own, which can only narrow what this line allows.",
+        apply: |options, value, report| {
+            let list = value.ok_or(Refused("takes a list of items"))?;
+            options.gnttab =
+                options.gnttab.parse(list, &mut |item, why| refuse(report, "gnttab=", item, &why));
+            Ok(())
+        },
+    },
     OptionSpec {
         name: "gnttab_max_frames",
         form: "gnttab_max_frames=<count>",
