@@ -43,7 +43,7 @@ use alloc::boxed::Box;
 use crossbeam_utils::CachePadded;
 use list::Depot;
 use magazine::Magazine;
-use primitive::AtomicU32;
+use primitive::{AtomicU32, Ordering};
 use store::Store;
 
 pub use handle::{BadHandle, Claim, Halves, Handle, MapInfo, NoSpace, Reserved};
@@ -151,10 +151,11 @@ impl<S: PageSource> Maptrack<S> {
         (stop < end).then_some(stop)
     }
 
-    /// Handles given out and not yet freed. Exact when no operation is under way.
+    /// Handles given out and not yet freed. Exact when no operation is under way and no batch held.
     #[must_use]
     pub fn in_use(&self) -> u64 {
-        self.magazines.iter().fold(0, |sum, m| sum.wrapping_add(m.net()))
+        let free = self.magazines.iter().map(|m| m.free()).sum::<u64>() + self.depot.free();
+        u64::from(self.fresh.load(Ordering::Relaxed)).saturating_sub(free)
     }
 
     /// Handles there may be at most.

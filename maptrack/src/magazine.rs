@@ -24,8 +24,6 @@ pub(crate) struct Magazine {
     lock: AtomicU32,
     active: AtomicU64,
     spare: AtomicU64,
-    /// Handles this CPU gave out minus those it took back; wraps below zero where frees prevail.
-    net: AtomicU64,
 }
 
 impl Magazine {
@@ -34,22 +32,23 @@ impl Magazine {
             lock: AtomicU32::new(0),
             active: AtomicU64::new(List::EMPTY.to_word()),
             spare: AtomicU64::new(List::EMPTY.to_word()),
-            net: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn net(&self) -> u64 {
-        self.net.load(Ordering::Relaxed)
+    /// Free handles in here, as of the last time it was let go.
+    pub(crate) fn free(&self) -> u64 {
+        u64::from(self.active().len()) + u64::from(self.spare().len())
     }
 
+    /// Takes the lock, or tells who holds it: a CPU number plus one.
     #[inline]
-    fn try_lock(&self, cpu: u32) -> bool {
-        self.lock.compare_exchange(0, cpu + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    fn try_lock(&self, cpu: u32) -> Result<(), u32> {
+        self.lock.compare_exchange(0, cpu + 1, Ordering::Acquire, Ordering::Relaxed).map(|_| ())
     }
 
     #[inline]
     fn lock(&self, cpu: u32) {
-        if !self.try_lock(cpu) {
+        if self.try_lock(cpu).is_err() {
             self.lock_contended(cpu);
         }
     }
@@ -57,12 +56,8 @@ impl Magazine {
     /// Waits for another CPU to let go: it holds the lock for one batch of handles at most.
     #[cold]
     fn lock_contended(&self, cpu: u32) {
-        loop {
-            let holder = self.lock.load(Ordering::Relaxed);
+        while let Err(holder) = self.try_lock(cpu) {
             assert!(holder != cpu + 1, "maptrack: pCPU {cpu} locks a magazine it holds already");
-            if holder == 0 && self.try_lock(cpu) {
-                return;
-            }
             spin_loop();
         }
     }
@@ -112,6 +107,8 @@ impl Magazine {
 pub struct Local<'a, S: PageSource> {
     table: &'a Maptrack<S>,
     magazine: &'a Magazine,
+    /// The magazine's active list while it is held: in registers, written back when it is let go.
+    active: List,
     cpu: u32,
 }
 
@@ -120,7 +117,7 @@ impl<'a, S: PageSource> Local<'a, S> {
     pub(crate) fn new(table: &'a Maptrack<S>, cpu: u32) -> Self {
         let magazine: &Magazine = &table.magazines[cpu as usize];
         magazine.lock(cpu);
-        Self { table, magazine, cpu }
+        Self { table, magazine, active: magazine.active(), cpu }
     }
 
     /// Takes a free handle.
@@ -129,13 +126,10 @@ impl<'a, S: PageSource> Local<'a, S> {
     /// [`NoSpace`] if at some instant of the call no handle was free anywhere and the table could not grow.
     #[inline]
     pub fn alloc(&mut self) -> Result<Reserved, NoSpace> {
-        let mut active = self.magazine.active();
-        if active.is_empty() {
-            active = self.refill();
+        if self.active.is_empty() {
+            self.active = refill(self.table, self.magazine, self.cpu);
         }
-        let (index, entry) = active.pop(&self.table.store).ok_or(NoSpace)?;
-        self.magazine.set_active(active);
-        self.count(1);
+        let (index, entry) = self.active.pop(&self.table.store).ok_or(NoSpace)?;
         Ok(Reserved(Handle::new(index, entry.generation())))
     }
 
@@ -158,99 +152,94 @@ impl<'a, S: PageSource> Local<'a, S> {
     }
 
     #[inline]
-    fn count(&self, by: u64) {
-        // Only the lock's holder writes it: no read-modify-write needed.
-        self.magazine.net.store(self.magazine.net().wrapping_add(by), Ordering::Relaxed);
-    }
-
-    #[inline]
     fn put(&mut self, handle: Handle, entry: Entry<'_>) {
         entry.retire(handle);
-        let mut active = self.magazine.active();
-        if active.is_full() {
-            self.spill(active);
-            active = List::EMPTY;
+        if self.active.is_full() {
+            spill(self.table, self.magazine, self.active);
+            self.active = List::EMPTY;
         }
-        active.push(entry, handle.index());
-        self.magazine.set_active(active);
-        self.count(u64::MAX);
-    }
-
-    /// Puts a full active list aside, and what was there into the depot.
-    #[cold]
-    fn spill(&mut self, full: List) {
-        self.table.depot.push(&self.table.store, self.magazine.spare());
-        self.magazine.set_spare(full);
-    }
-
-    /// Finds a list for an empty magazine: the spare, the depot, fresh entries, other CPUs' spares, and at
-    /// last, with every magazine held, the truth.
-    #[cold]
-    fn refill(&mut self) -> List {
-        let spare = self.magazine.spare();
-        if !spare.is_empty() {
-            self.magazine.set_spare(List::EMPTY);
-            return spare;
-        }
-        let list = self.table.depot.pop(&self.table.store);
-        if !list.is_empty() {
-            return list;
-        }
-        let list = self.table.carve();
-        if !list.is_empty() {
-            return list;
-        }
-        let list = self.steal();
-        if !list.is_empty() {
-            return list;
-        }
-        self.magazine.unlock();
-        // Nobody puts anything into our magazine meanwhile: it is empty when we have it back.
-        let list = self.exclusive();
-        self.magazine.lock(self.cpu);
-        list
-    }
-
-    /// Asks each other CPU once, beginning with the next one, without waiting.
-    fn steal(&self) -> List {
-        let (before, from_self) = self.table.magazines.split_at(self.cpu as usize);
-        for victim in from_self.iter().skip(1).chain(before) {
-            if victim.try_lock(self.cpu) {
-                let loot = victim.rob();
-                victim.unlock();
-                if !loot.is_empty() {
-                    return loot;
-                }
-            }
-        }
-        List::EMPTY
-    }
-
-    /// Holds all magazines at once. Every list outside a magazine and the depot is in the hands of a CPU
-    /// that holds its own magazine, so now there is none, and what is not found here is not free.
-    fn exclusive(&self) -> List {
-        for m in &self.table.magazines {
-            m.lock(self.cpu);
-        }
-        let mut list = self.table.depot.pop(&self.table.store);
-        if list.is_empty() {
-            list = self.table.carve();
-        }
-        for m in &self.table.magazines {
-            if list.is_empty() {
-                list = m.rob();
-            }
-            m.unlock();
-        }
-        list
+        self.active.push(entry, handle.index());
     }
 }
 
 impl<S: PageSource> Drop for Local<'_, S> {
     #[inline]
     fn drop(&mut self) {
+        self.magazine.set_active(self.active);
         self.magazine.unlock();
     }
+}
+
+/// Puts a full active list aside, and what was there into the depot.
+#[cold]
+fn spill<S: PageSource>(table: &Maptrack<S>, magazine: &Magazine, full: List) {
+    table.depot.push(&table.store, magazine.spare());
+    magazine.set_spare(full);
+}
+
+/// Finds a list for the empty magazine that `cpu` holds: the spare, the depot, fresh entries, other CPUs'
+/// lists, and at last, with every magazine held, the truth.
+#[cold]
+fn refill<S: PageSource>(table: &Maptrack<S>, magazine: &Magazine, cpu: u32) -> List {
+    let spare = magazine.spare();
+    if !spare.is_empty() {
+        magazine.set_spare(List::EMPTY);
+        return spare;
+    }
+    let shared = table.depot.pop(&table.store);
+    if !shared.is_empty() {
+        return shared;
+    }
+    let fresh = table.carve();
+    if !fresh.is_empty() {
+        return fresh;
+    }
+    let loot = steal(table, cpu);
+    if !loot.is_empty() {
+        return loot;
+    }
+    exclusive(table, magazine, cpu)
+}
+
+/// Asks each other CPU once, beginning with the next one, without waiting.
+fn steal<S: PageSource>(table: &Maptrack<S>, cpu: u32) -> List {
+    let (before, from_self) = table.magazines.split_at(cpu as usize);
+    for victim in from_self.iter().skip(1).chain(before) {
+        if victim.try_lock(cpu).is_ok() {
+            let loot = victim.rob();
+            victim.unlock();
+            if !loot.is_empty() {
+                return loot;
+            }
+        }
+    }
+    List::EMPTY
+}
+
+/// Holds all magazines at once. Every list outside a magazine and the depot is in the hands of a CPU that
+/// holds its own magazine, so now there is none, and what is not found here is not free.
+///
+/// Our own magazine is let go first, for the order of locking. It is empty and only we fill it, so it is
+/// still empty when we have it back - and from then on we keep it, the list in our hands.
+fn exclusive<S: PageSource>(table: &Maptrack<S>, magazine: &Magazine, cpu: u32) -> List {
+    magazine.set_active(List::EMPTY);
+    magazine.unlock();
+    for m in &table.magazines {
+        m.lock(cpu);
+    }
+    let mut list = table.depot.pop(&table.store);
+    if list.is_empty() {
+        list = table.carve();
+    }
+    for (m, of) in table.magazines.iter().zip(0..) {
+        if list.is_empty() {
+            list = m.rob();
+        }
+        if of != cpu {
+            m.unlock();
+        }
+    }
+    list
 }
 
 impl<S: PageSource> Maptrack<S> {
