@@ -1,0 +1,6 @@
+//! `public/io/*.h`: the rings of split drivers. The hypervisor moves their bytes without reading them; the
+//! guests under `hv/guests` speak them.
+
+pub mod blkif;
+pub mod netif;
+pub mod ring;
