@@ -111,7 +111,8 @@ pub fn check(path: &Path) -> Result<(Vec<Finding>, usize)> {
     Ok((findings, code.instructions))
 }
 
-fn told(findings: &[Finding]) -> String {
+/// The findings in words, by rule.
+pub fn told(findings: &[Finding]) -> String {
     let mut by_rule: BTreeMap<Rule, Vec<&str>> = BTreeMap::new();
     for (rule, place) in findings {
         by_rule.entry(*rule).or_default().push(place);

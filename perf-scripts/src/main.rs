@@ -6,14 +6,18 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod boot_tests;
+mod capture;
 mod docs;
 mod failure;
 mod image;
 mod places;
 mod process;
 mod progress;
+mod qemu;
 mod setup;
 mod symbols;
+mod test;
 
 use std::process::ExitCode;
 
@@ -40,6 +44,8 @@ enum Verb {
     Audit(audit::AuditArgs),
     /// Write the pages of docs/ that come from tables
     Docs(docs::DocsArgs),
+    /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
+    Test(test::TestArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Image(args) => image::image(args),
         Verb::Audit(args) => audit::audit(args, cli.no_install),
         Verb::Docs(args) => docs::docs(args),
+        Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
