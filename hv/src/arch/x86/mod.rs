@@ -3,7 +3,10 @@
 pub mod apic;
 pub mod cpu;
 pub mod irq;
+pub mod mem_fns;
 pub mod percpu;
+pub mod port;
 pub mod power;
+pub mod stacks;
 pub mod time;
 pub mod vectors;
