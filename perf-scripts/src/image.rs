@@ -102,7 +102,11 @@ fn cargo_build(package: &str, what: &str, args: &ImageArgs) -> Result<Vec<PathBu
     command.arg("--target-dir").arg(places::target().join("image"));
     let done = run(&mut command, &step, BUILD_LIMIT)?;
     if !done.status.success() {
-        let told: Vec<&str> = done.all.lines().filter(|line| !line.starts_with('{')).collect();
+        let told: Vec<&str> = done
+            .all
+            .lines()
+            .filter(|line| !line.starts_with('{') && !line.trim_start().starts_with("Compiling"))
+            .collect();
         return Err(stop(
             Exit::Build,
             format!("{}\n{what}: cargo build -p {package} failed", told.join("\n")),

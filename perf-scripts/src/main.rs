@@ -5,12 +5,14 @@
 //! tells the kind of failure (`failure.rs`).
 #![forbid(unsafe_code)]
 
+mod accel;
 mod audit;
 mod boot_tests;
 mod capture;
 mod docs;
 mod failure;
 mod image;
+mod netback;
 mod places;
 mod process;
 mod progress;
@@ -44,6 +46,8 @@ enum Verb {
     Audit(audit::AuditArgs),
     /// Write the pages of docs/ that come from tables
     Docs(docs::DocsArgs),
+    /// The main job: two guests exchange real traffic, every byte verified
+    Netback(netback::NetbackArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Image(args) => image::image(args),
         Verb::Audit(args) => audit::audit(args, cli.no_install),
         Verb::Docs(args) => docs::docs(args),
+        Verb::Netback(args) => netback::netback(args, cli.no_install),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

@@ -34,11 +34,6 @@ impl Step {
         self.bar.set_message(what.into());
     }
 
-    /// Prints a line above the spinner.
-    pub fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
-    }
-
     /// How long the step has run.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()

@@ -143,7 +143,7 @@ impl<'a> Line<'a> {
         });
         match guest {
             Some((domain, text)) => Self { domain: Some(domain), text },
-            None => Self { domain: None, text: raw },
+            None => Self { domain: None, text: raw.strip_prefix("(hv) ").unwrap_or(raw) },
         }
     }
 }
@@ -177,15 +177,9 @@ pub enum Ending {
 pub struct Boot {
     pub ending: Ending,
     pub lines: Vec<String>,
-    pub took: Duration,
 }
 
 impl Boot {
-    /// The hypervisor's panic, if there was one: its first line.
-    pub fn panic(&self) -> Option<&str> {
-        self.lines.iter().map(String::as_str).find(|line| is_panic(&Line::parse(line)))
-    }
-
     /// The last lines, for error messages.
     pub fn tail(&self, count: usize) -> String {
         self.lines[self.lines.len().saturating_sub(count)..].join("\n")
@@ -194,7 +188,7 @@ impl Boot {
 
 /// Whether the hypervisor itself says that it panics.
 pub fn is_panic(line: &Line<'_>) -> bool {
-    line.domain.is_none() && line.text.contains("PANIC")
+    line.domain.is_none() && line.text.starts_with("panic:")
 }
 
 /// Boots `machine` and shows each line to `reader` until one of them has enough.
@@ -224,11 +218,11 @@ pub fn boot(machine: &Machine, mut reader: impl FnMut(&Line<'_>) -> Next) -> Res
                 let status = job.wait()?;
                 let ending =
                     if status.success() { Ending::Off } else { Ending::NoRun(complaints.trim().to_owned()) };
-                return Ok(Boot { ending, lines, took: since.elapsed() });
+                return Ok(Boot { ending, lines });
             }
         }
     };
-    Ok(Boot { ending, lines, took: since.elapsed() })
+    Ok(Boot { ending, lines })
 }
 
 /// What each domain said last and where each pCPU is.
@@ -337,6 +331,7 @@ mod tests {
             (line.domain, line.text)
         };
         assert_eq!(line("(d1 netback) @result {}"), (Some("d1 netback"), "@result {}"));
+        assert_eq!(line("(hv) error: x"), (None, "error: x"));
         assert_eq!(line("(d12 a) "), (Some("d12 a"), ""));
         assert_eq!(line("(done) x"), (None, "(done) x"));
         assert_eq!(line("(d1 cut"), (None, "(d1 cut"));
@@ -345,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_pretend_to_be_a_panicking_hypervisor() {
-        assert!(is_panic(&Line::parse("PANIC on pCPU 0")));
-        assert!(!is_panic(&Line::parse("(d1 x) PANIC on pCPU 0")));
+        assert!(is_panic(&Line::parse("(hv) panic: at x")));
+        assert!(!is_panic(&Line::parse("(d1 x) (hv) panic: at x")));
     }
 
     #[test]
