@@ -1,2 +1,15 @@
-//! See the crate description; the module docs come with the code.
-#![no_std]
+//! Measuring the grant tables against Xen's algorithm.
+//!
+//! [`workload`]s are data (`definitions/*.toml`): sequences of grant hypercalls as a network or block
+//! backend makes them. An [`engine`] plays them on a make-believe [`machine`]: ours, or the [`baseline`],
+//! which is Xen's algorithm with its locks, barriers and references. [`ab`] plays both in turns in one
+//! process, verifies every answer, and compares.
+//!
+//! Run `cargo run --release -p benches --bin ab -- --help`.
+
+pub mod ab;
+pub mod baseline;
+pub mod engine;
+pub mod handles;
+pub mod machine;
+pub mod workload;

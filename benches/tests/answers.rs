@@ -1,0 +1,53 @@
+//! Both engines give the right answer to every workload, twice over.
+
+use benches::baseline::Xen;
+use benches::engine::{self, Engine};
+use benches::machine::Machine;
+use benches::workload::{self, Player};
+
+fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> E) {
+    let all = workload::all().expect("definitions parse");
+    assert!(all.len() >= 15);
+    for w in all {
+        let engine = make(machine);
+        let mut player = Player::new(&w).expect("definitions fit the machine");
+        for seed in 1..3 {
+            player.verified_round(&engine, machine, seed).unwrap_or_else(|e| panic!("{}: {e}", w.name));
+        }
+    }
+}
+
+#[test]
+fn the_baseline_does_what_is_asked() {
+    plays_all(&engine::machine(), Xen::new);
+}
+
+/// The checks themselves: an engine that copies nothing is found out.
+#[test]
+fn an_idle_engine_is_found_out() {
+    use gnttab_fast::abi::{Copy, MapGrantRef, UnmapGrantRef};
+    struct Idle;
+    impl Engine for Idle {
+        const NAME: &'static str = "idle";
+        fn copy(&self, _: usize, ops: &mut [Copy]) {
+            ops.iter_mut().for_each(|o| o.status = 0);
+        }
+        fn map(&self, _: usize, ops: &mut [MapGrantRef]) {
+            ops.iter_mut().for_each(|o| o.status = 0);
+        }
+        fn unmap(&self, _: usize, ops: &mut [UnmapGrantRef]) {
+            ops.iter_mut().for_each(|o| o.status = 0);
+        }
+        fn mapped_at(&self, _: u32) -> Option<u32> {
+            None
+        }
+        fn at_rest(&self) -> bool {
+            true
+        }
+    }
+    let machine = engine::machine();
+    for w in workload::all().expect("definitions parse") {
+        let mut player = Player::new(&w).expect("definitions fit the machine");
+        assert!(player.verified_round(&Idle, &machine, 1).is_err(), "{}", w.name);
+    }
+}
