@@ -17,6 +17,7 @@ mod places;
 mod process;
 mod progress;
 mod qemu;
+mod run;
 mod setup;
 mod symbols;
 mod test;
@@ -48,6 +49,8 @@ enum Verb {
     Docs(docs::DocsArgs),
     /// The main job: two guests exchange real traffic, every byte verified
     Netback(netback::NetbackArgs),
+    /// Boot domains of your own and show the console
+    Run(run::RunArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Audit(args) => audit::audit(args, cli.no_install),
         Verb::Docs(args) => docs::docs(args),
         Verb::Netback(args) => netback::netback(args, cli.no_install),
+        Verb::Run(args) => run::run(args, cli.no_install),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

@@ -1,0 +1,93 @@
+//! `run`: boots the domains named on the command line and shows the console.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::failure::{Exit, stop};
+use crate::image::{self, Artefacts, ImageArgs};
+use crate::qemu::{self, Accel, Ending, Machine, Module, Next};
+use crate::{accel, setup};
+
+/// What `run` may be asked.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Boot modules, each one word for the shell: "FILE domain=NAME [mem=64M] ... -- guest command line"; FILE is a
+    /// path or the name of one of our guests
+    #[arg(value_name = "MODULE")]
+    modules: Vec<String>,
+    /// The hypervisor's command line (docs/command-line.md)
+    #[arg(long, value_name = "STRING", default_value = "when_done=poweroff")]
+    cmdline: String,
+    /// How QEMU emulates the CPU
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
+    /// Number of pCPUs
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory of the machine, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    mem: u32,
+    /// End the run after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    limit: u64,
+}
+
+/// The verb itself.
+pub fn run(args: &RunArgs, no_install: bool) -> Result<()> {
+    setup::need(&[setup::QEMU], no_install)?;
+    let made = image::build(&ImageArgs::default())?;
+    let mut machine = Machine::new(&made.image);
+    machine.cmdline.clone_from(&args.cmdline);
+    machine.modules = args.modules.iter().map(|words| module(words, &made)).collect::<Result<_>>()?;
+    machine.accel = accel::choose(args.accel, &made.image)?;
+    machine.cpus = args.cpus;
+    machine.mem_mib = args.mem;
+    machine.limit = Duration::from_secs(args.limit);
+    let boot = qemu::boot(&machine, |line| {
+        match line.domain {
+            Some(domain) => println!("({domain}) {}", line.text),
+            None => println!("{}", line.text),
+        }
+        Next::More
+    })?;
+    match boot.ending {
+        Ending::Off | Ending::Stopped => Ok(()),
+        Ending::NoRun(why) => Err(stop(Exit::Failed, format!("QEMU did not run: {why}"))),
+        Ending::Silent => Err(stop(Exit::Timeout, "the image printed nothing")),
+        Ending::Late(place) => {
+            Err(stop(Exit::Timeout, format!("still running after {} s{place}", args.limit)))
+        }
+    }
+}
+
+/// A module from its words; the file may be named as one of our guests.
+fn module(words: &str, made: &Artefacts) -> Result<Module> {
+    let (file, string) = words.trim().split_once(' ').unwrap_or((words.trim(), ""));
+    if Path::new(file).is_file() {
+        return Ok(Module::new(file, string));
+    }
+    let guest = made
+        .guest(file)
+        .map_err(|_| stop(Exit::BadInput, format!("module {file}: neither a file nor one of our guests")))?;
+    Ok(Module::new(guest, string))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_files_or_guests() {
+        let made = Artefacts { image: "/t/tollgate".into(), guests: vec!["/t/hello".into()], symbols: 0 };
+        let module = |words| module(words, &made).map(|module| (module.path, module.string));
+        assert_eq!(module("hello domain=x -- y").unwrap(), ("/t/hello".into(), "domain=x -- y".to_owned()));
+        assert_eq!(
+            module("/dev/null").err().unwrap().to_string(),
+            "module /dev/null: neither a file nor one of our guests"
+        );
+        assert_eq!(module("/etc/passwd data").unwrap(), ("/etc/passwd".into(), "data".to_owned()));
+    }
+}
