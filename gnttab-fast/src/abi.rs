@@ -114,6 +114,13 @@ pub const V2_PER_FRAME: u32 = 256;
 /// Status words in a status frame (version 2).
 pub const STATUS_PER_FRAME: u32 = 2048;
 
+/// The low half of a word: a reference in a union with a frame number.
+#[expect(clippy::cast_possible_truncation, reason = "cutting is what it is for")]
+#[inline]
+pub(crate) const fn low32(word: u64) -> u32 {
+    word as u32
+}
+
 /// Declares a structure of the header: plain bytes, with its size and the offsets of its fields asserted.
 macro_rules! abi_struct {
     ($(#[$doc:meta])* $name:ident: $size:literal {

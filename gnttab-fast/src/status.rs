@@ -47,6 +47,8 @@ impl Status {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(i32)]
 pub enum Errno {
+    /// Not the caller's to do (`EPERM`).
+    NotPermitted = 1,
     /// No such domain (`ESRCH`).
     NoDomain = 3,
     /// Try again: operations are under way (`EAGAIN`).

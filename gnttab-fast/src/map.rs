@@ -1,0 +1,116 @@
+//! `GNTTABOP_map_grant_ref`.
+//!
+//! Each element pins an entry of the granter, takes a reference to its frame, puts the frame into the
+//! caller's physical map and records it under a handle; whatever fails takes back what was done before it.
+//! The handle becomes known to the guest, and live, last.
+//!
+//! Callers are translated guests: a device half, an application mapping or a page-table entry as the place
+//! to map to are refused, as Xen refuses them to such callers.
+
+use crate::abi::{MapGrantRef, map_flags};
+use crate::active::Pin;
+use crate::args::Args;
+use crate::grant::{Grant, Granter};
+use crate::host::{Domain, Domains, Fault, Frames, GuestMemory, Host};
+use crate::op::Progress;
+use crate::status::Status;
+use crate::types::{DomId, Gfn, Gref, PAGE_SHIFT};
+use core::mem::offset_of;
+use maptrack::{Halves, Local, MapInfo};
+
+/// Elements between two looks at the clock.
+const CHUNK: u32 = 32;
+
+/// What a successful map tells the guest.
+struct Mapped {
+    handle: u32,
+    dev_bus_addr: u64,
+}
+
+type OwnPages<H> = <<<H as Domains>::Domain as Domain>::Frames as Frames>::Own;
+
+/// The operation on `count` elements at the start of `args`.
+pub(crate) fn map<H: Host, M: GuestMemory>(
+    host: &H,
+    args: &mut Args<'_, M, MapGrantRef>,
+    count: u32,
+) -> Result<Progress, Fault> {
+    let mut granters = Granter::new();
+    let mut done = 0;
+    while done < count {
+        if done != 0 && host.should_yield() {
+            return Ok(Progress::Yield(done));
+        }
+        let end = count.min(done + CHUNK);
+        let mut handles = host.caller().grants().maptrack().local(host.cpu());
+        while done < end {
+            let request = args.read(done)?;
+            let status = match map_one(host, &mut granters, &mut handles, &request) {
+                Ok(mapped) => {
+                    args.write(done, offset_of!(MapGrantRef, handle), &mapped.handle)?;
+                    args.write(done, offset_of!(MapGrantRef, dev_bus_addr), &mapped.dev_bus_addr)?;
+                    Status::Okay
+                }
+                Err(status) => status,
+            };
+            args.write(done, offset_of!(MapGrantRef, status), &status.abi())?;
+            done += 1;
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// One element. The order of the checks, and so which error wins, is Xen's.
+#[inline]
+fn map_one<'h, H: Host>(
+    host: &'h H,
+    granters: &mut Granter<'h, H>,
+    handles: &mut Local<'_, OwnPages<H>>,
+    request: &MapGrantRef,
+) -> Result<Mapped, Status> {
+    let halves = map_flags::HOST_MAP | map_flags::DEVICE_MAP;
+    if request.flags & halves == 0 {
+        return Err(Status::BadGntref);
+    }
+    let refused = map_flags::DEVICE_MAP | map_flags::APPLICATION_MAP | map_flags::CONTAINS_PTE;
+    if request.flags & refused != 0 {
+        return Err(Status::GeneralError);
+    }
+    // DOMID_SELF is no domain's number, and map knows no other name for the caller than its own.
+    let granter = granters.find(host, DomId(request.dom))?;
+    let reserved = handles.alloc().map_err(|_| Status::NoSpace)?;
+    let result = pin_and_map(host, granter, request);
+    let (frame_address, info) = match result {
+        Ok(done) => done,
+        Err(status) => {
+            handles.free(reserved);
+            return Err(status);
+        }
+    };
+    let handle = host.caller().grants().maptrack().publish(reserved, &info);
+    Ok(Mapped { handle: handle.raw(), dev_bus_addr: frame_address })
+}
+
+#[inline]
+fn pin_and_map<H: Host>(
+    host: &H,
+    granter: &H::Domain,
+    request: &MapGrantRef,
+) -> Result<(u64, MapInfo), Status> {
+    let caller = host.caller();
+    let readonly = request.flags & map_flags::READONLY != 0;
+    let pin = Pin::for_access(!readonly);
+    let entry = granter.grants().entry(Gref(request.gref)).ok_or(Status::BadGntref)?;
+    let frame = entry.active.pin(caller.id(), pin, &Grant::<_, true>::new(granter, entry))?;
+    let gfn = Gfn(request.host_addr >> PAGE_SHIFT);
+    // Other flags, those for bits of page-table entries, have no place to go in a physical map.
+    let flags_known = request.flags & !(map_flags::HOST_MAP | map_flags::READONLY) == 0;
+    if !flags_known || caller.map_frame(gfn, frame.mfn(), !readonly).is_err() {
+        entry.active.unpin(pin, |bits| entry.shared.unmark(bits));
+        granter.put_frame(frame.mfn());
+        return Err(Status::GeneralError);
+    }
+    let info =
+        MapInfo { domid: granter.id().0, gref: request.gref, halves: Halves::HOST, readonly, gfn: gfn.0 };
+    Ok((frame.mfn().0 << PAGE_SHIFT, info))
+}
