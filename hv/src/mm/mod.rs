@@ -5,6 +5,7 @@ pub mod frames;
 pub mod guest;
 pub mod heap;
 pub mod p2m;
+pub mod shared;
 pub mod tlb;
 
 pub use direct::{phys_to_virt, virt_to_phys};

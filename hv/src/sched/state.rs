@@ -1,0 +1,126 @@
+//! The state of a vCPU and the protocol that loses no wake-up.
+//!
+//! Four states: *down* (never picked), *blocked*, *runnable* (its slot is in some pCPU's set, or is about to
+//! be put there by whoever made it so), *running* (owned by one pCPU). Each change is a compare-exchange, so
+//! each has one winner, and who makes a vCPU runnable is who puts it into a set, once.
+//!
+//! The **sleeper** is the pCPU that runs the vCPU, the **waker** anybody who gave it a reason to run (a
+//! pending event, a fired timer, the domain's end):
+//!
+//! | sleeper | waker |
+//! |---|---|
+//! | 1. release the guest's registers | 1. publish the reason |
+//! | 2. state: running -> blocked | 2. read the state: |
+//! | 3. look for a reason; if there is one and the state still is blocked: blocked -> runnable | blocked: -> runnable, enqueue; running: kick if in guest mode |
+//!
+//! Every step is sequentially consistent. Then either the sleeper's step 2 precedes the waker's step 2, and
+//! the waker sees *blocked* (or that the sleeper woke itself), or the waker's step 1 precedes the sleeper's
+//! step 3, and the sleeper sees the reason. The same argument covers entry to guest mode: the runner sets
+//! `in_guest`, then looks for reasons to inject; the waker publishes, then reads `in_guest` and sends an IPI
+//! if it is set. The IPI reaches the pCPU at or after its entry (interrupts are off before it), which then
+//! exits at once. A waker that reads *runnable* may leave: the state turns to *running* before the runner
+//! looks.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// States of a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Status {
+    /// Not to be run.
+    Down = 0,
+    /// Waits for a reason to run.
+    Blocked = 1,
+    /// Waits for a pCPU.
+    Runnable = 2,
+    /// On a pCPU.
+    Running = 3,
+}
+
+/// What a waker has to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Wake {
+    /// The caller made it runnable: put it into a pCPU's set.
+    Enqueue,
+    /// It is in guest mode on this pCPU: send the kick.
+    Kick(u32),
+    /// It will see the reason by itself, or is down.
+    Nothing,
+}
+
+/// The run state of one vCPU.
+#[derive(Debug)]
+pub struct RunState {
+    status: AtomicU32,
+    cpu: AtomicU32,
+    in_guest: AtomicBool,
+}
+
+impl RunState {
+    /// Down, at home on `cpu`.
+    #[must_use]
+    pub const fn new(cpu: u32) -> Self {
+        Self {
+            status: AtomicU32::new(Status::Down as u32),
+            cpu: AtomicU32::new(cpu),
+            in_guest: AtomicBool::new(false),
+        }
+    }
+
+    /// The state at some moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self.status.load(Ordering::SeqCst) {
+            0 => Status::Down,
+            1 => Status::Blocked,
+            2 => Status::Runnable,
+            _ => Status::Running,
+        }
+    }
+
+    /// The pCPU it runs on or ran on last.
+    #[must_use]
+    pub fn cpu(&self) -> u32 {
+        self.cpu.load(Ordering::SeqCst)
+    }
+
+    /// Changes the state if it is `from`; true for the one that did.
+    pub fn change(&self, from: Status, to: Status) -> bool {
+        self.status.compare_exchange(from as u32, to as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Runnable to running on `cpu`.
+    pub fn start(&self, cpu: u32) -> bool {
+        let started = self.change(Status::Runnable, Status::Running);
+        if started {
+            self.cpu.store(cpu, Ordering::SeqCst);
+        }
+        started
+    }
+
+    /// The waker's second step. The reason must have been published, sequentially consistent, before.
+    pub fn wake(&self) -> Wake {
+        loop {
+            match self.status() {
+                Status::Blocked => {
+                    if self.change(Status::Blocked, Status::Runnable) {
+                        return Wake::Enqueue;
+                    }
+                }
+                Status::Running if self.in_guest.load(Ordering::SeqCst) => return Wake::Kick(self.cpu()),
+                Status::Running | Status::Runnable | Status::Down => return Wake::Nothing,
+            }
+        }
+    }
+
+    /// Told by the runner before it looks for reasons and enters, and after it came back.
+    pub fn set_in_guest(&self, inside: bool) {
+        if inside {
+            self.in_guest.store(true, Ordering::SeqCst);
+        } else {
+            self.in_guest.store(false, Ordering::Release);
+        }
+    }
+}
