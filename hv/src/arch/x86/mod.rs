@@ -4,6 +4,7 @@ pub mod apic;
 pub mod cpu;
 pub mod irq;
 pub mod mem_fns;
+pub mod msr;
 pub mod percpu;
 pub mod port;
 pub mod power;
