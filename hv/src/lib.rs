@@ -22,6 +22,7 @@ pub mod event;
 pub mod hypercall;
 pub mod mm;
 pub mod panic;
+pub mod pvclock;
 pub mod sched;
 pub mod vt;
 

@@ -1,0 +1,201 @@
+//! The state neither VMRUN nor the exit stub switches: x87, upper vector halves, XCR0, debug addresses, TSC_AUX.
+//!
+//! It stays in the registers while the same vCPU goes on running here, and moves when the scheduler
+//! changes vCPUs. XMM registers are not part of it (the stub has them), so the image leaves bit 1 out.
+
+use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xsetbv};
+
+use gnttab_fast::types::{Mfn, PAGE_SHIFT};
+use raw_cpuid::cpuid;
+use spin::Once;
+
+use crate::{
+    arch::x86::cpu,
+    mm::{
+        frames::{self, Owner},
+        phys_to_virt,
+    },
+};
+
+/// x87, SSE, AVX and the three parts of AVX-512: what guests are offered, where the CPU has it.
+const OFFERED: u64 = 0b1110_0111;
+const X87: u64 = 1;
+const SSE: u64 = 2;
+const AVX: u64 = 4;
+const AVX512: u64 = 0b1110_0000;
+
+/// The XCR0 bits guests may set; 0 when the CPU has no XSAVE.
+pub fn offered() -> u64 {
+    static BITS: Once<u64> = Once::new();
+    *BITS.call_once(|| {
+        if !cpu::features().xsave {
+            return 0;
+        }
+        let leaf = cpuid!(0xd, 0);
+        let supported = u64::from(leaf.eax) & OFFERED;
+        // All of AVX-512 or nothing of it.
+        if supported & AVX512 == AVX512 && supported & AVX != 0 { supported } else { supported & !AVX512 }
+    })
+}
+
+/// Is this a value XSETBV takes (AMD APM vol. 2, 11.5.2)?
+pub fn valid_xcr0(value: u64) -> bool {
+    let avx512 = value & AVX512;
+    value & X87 != 0
+        && value & !offered() == 0
+        && (value & AVX == 0 || value & SSE != 0)
+        && (avx512 == 0 || (avx512 == AVX512 && value & AVX != 0))
+}
+
+/// One vCPU's image.
+#[derive(Debug)]
+pub struct XState {
+    area: Mfn,
+    /// The guest's XCR0.
+    pub xcr0: u64,
+    debug: [u64; 4],
+    /// The guest's TSC_AUX.
+    pub tsc_aux: u64,
+}
+
+impl XState {
+    /// The state after reset.
+    pub fn new() -> Option<Self> {
+        let area = frames::alloc(0, Owner::Hypervisor)?;
+        let state = Self { area, xcr0: X87, debug: [0; 4], tsc_aux: 0 };
+        // FCW after FNINIT; an XSAVE header of zero makes XRSTOR initialise the rest.
+        let at = state.at();
+        // SAFETY: the first bytes of a frame of our own.
+        unsafe { at.cast::<u16>().write(0x37f) };
+        // SAFETY: MXCSR's place in the same frame (legacy region, byte 24).
+        unsafe { at.add(24).cast::<u32>().write(0x1f80) };
+        // SAFETY: the header's XSTATE_BV: x87 is in the image.
+        unsafe { at.add(512).cast::<u64>().write(X87) };
+        Some(state)
+    }
+
+    fn at(&self) -> *mut u8 {
+        phys_to_virt(self.area.0 << PAGE_SHIFT)
+    }
+
+    /// Out of the registers.
+    pub fn save(&mut self) {
+        if offered() == 0 {
+            // SAFETY: the area is a page of our own, 16-byte aligned.
+            unsafe { _fxsave64(self.at()) };
+        } else {
+            let mask = offered() & !SSE;
+            // SAFETY: the area is a page of our own, 64-byte aligned; its 4 KiB hold all of `offered` (2,696 bytes with
+            // AVX-512); XCR0 in root mode has all of `offered` (the boot set it, `enter` puts it back).
+            unsafe { xsave(self.at(), mask) };
+        }
+        self.debug = read_debug();
+    }
+
+    /// Into the registers.
+    pub fn restore(&self) {
+        if offered() == 0 {
+            // SAFETY: the area holds an image made by `new` or `save`.
+            unsafe { _fxrstor64(self.at()) };
+        } else {
+            // SAFETY: as in `save`, and the image was made by `new` or `save`: its header is well-formed.
+            unsafe { xrstor(self.at(), offered() & !SSE) };
+        }
+        write_debug(self.debug);
+        if cpu::features().rdtscp {
+            // SAFETY: the CPU has TSC_AUX; nothing in root mode uses it.
+            unsafe { x86_64::registers::model_specific::Msr::new(0xc000_0103).write(self.tsc_aux) };
+        }
+    }
+
+    /// Just before entering the guest: its XCR0, where it differs. True: call [`XState::host_xcr0`] after.
+    pub fn guest_xcr0(&self) -> bool {
+        let differs = offered() != 0 && self.xcr0 != host_value();
+        if differs {
+            // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0` or is the one of reset.
+            unsafe { _xsetbv_(self.xcr0) };
+        }
+        differs
+    }
+
+    /// Just after: ours again.
+    pub fn host_xcr0() {
+        // SAFETY: the value the boot set.
+        unsafe { _xsetbv_(host_value()) };
+    }
+}
+
+impl Drop for XState {
+    fn drop(&mut self) {
+        frames::free(self.area, 0);
+    }
+}
+
+/// XCR0 in root mode, as the boot has set it.
+fn host_value() -> u64 {
+    static VALUE: Once<u64> = Once::new();
+    // SAFETY: only called where XSAVE is on.
+    *VALUE.call_once(|| unsafe { xgetbv0() })
+}
+
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv0() -> u64 {
+    // SAFETY: XCR0 exists where XSAVE is on.
+    unsafe { _xgetbv(0) }
+}
+
+unsafe fn _xsetbv_(value: u64) {
+    #[target_feature(enable = "xsave")]
+    unsafe fn set(value: u64) {
+        // SAFETY: the caller's: a valid value, XSAVE on.
+        unsafe { _xsetbv(0, value) }
+    }
+    // SAFETY: the caller's.
+    unsafe { set(value) }
+}
+
+/// # Safety
+/// `at` is a 64-byte aligned area large enough for `mask`.
+unsafe fn xsave(at: *mut u8, mask: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!(
+            "xsave64 [{at}]", at = in(reg) at,
+            in("eax") mask & 0xffff_ffff, in("edx") mask >> 32, options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// # Safety
+/// `at` holds an image made by [`xsave`] with the same mask.
+unsafe fn xrstor(at: *const u8, mask: u64) {
+    // SAFETY: the caller's. x87 and upper vector halves are not the compiler's here.
+    unsafe {
+        core::arch::asm!(
+            "xrstor64 [{at}]", at = in(reg) at,
+            in("eax") mask & 0xffff_ffff, in("edx") mask >> 32, options(nostack, readonly, preserves_flags)
+        );
+    }
+}
+
+fn read_debug() -> [u64; 4] {
+    let (a, b, c, d);
+    // SAFETY: reading the debug address registers has no effect; DR7 in root mode is clear.
+    unsafe {
+        core::arch::asm!(
+            "mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+            out(reg) a, out(reg) b, out(reg) c, out(reg) d, options(nomem, nostack, preserves_flags)
+        );
+    }
+    [a, b, c, d]
+}
+
+fn write_debug([a, b, c, d]: [u64; 4]) {
+    // SAFETY: VMRUN's host side has DR7 at its reset value, so no address is armed in root mode.
+    unsafe {
+        core::arch::asm!(
+            "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+            in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags)
+        );
+    }
+}
