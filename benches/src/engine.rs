@@ -26,6 +26,12 @@ pub fn owner(mfn: u32) -> u16 {
 #[must_use]
 pub fn machine() -> Machine {
     let m = Machine::new(4);
+    grant_all(&m);
+    m
+}
+
+/// Writes every entry of the granters.
+pub fn grant_all(m: &Machine) {
     for g in GRANTERS {
         for gref in 0..GREFS {
             let (head, frame) = m.entry(g, gref);
@@ -33,7 +39,13 @@ pub fn machine() -> Machine {
             head.store(u32::from(gtf::PERMIT_ACCESS) | u32::from(ME) << 16, Ordering::Release);
         }
     }
-    m
+}
+
+/// True if no entry says that it is being read or written.
+#[must_use]
+pub fn unmarked(m: &Machine) -> bool {
+    let marks = u32::from(gtf::READING | gtf::WRITING);
+    GRANTERS.iter().all(|&g| (0..GREFS).all(|gref| m.entry(g, gref).0.load(Ordering::Relaxed) & marks == 0))
 }
 
 /// Grant operations of [`ME`], from CPU `cpu`, as one hypercall each.

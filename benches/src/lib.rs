@@ -12,4 +12,5 @@ pub mod baseline;
 pub mod engine;
 pub mod handles;
 pub mod machine;
+pub mod ours;
 pub mod workload;

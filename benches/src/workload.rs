@@ -271,6 +271,7 @@ impl Player {
         }
         self.statuses_good::<E>()?;
         ensure!(engine.at_rest(), "{name}: a reference, pin or handle is left");
+        ensure!(crate::engine::unmarked(machine), "{name}: a grant entry is still marked in use");
         Ok(())
     }
 

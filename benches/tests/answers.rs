@@ -3,6 +3,7 @@
 use benches::baseline::Xen;
 use benches::engine::{self, Engine};
 use benches::machine::Machine;
+use benches::ours::Ours;
 use benches::workload::{self, Player};
 
 fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> E) {
@@ -20,6 +21,11 @@ fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> 
 #[test]
 fn the_baseline_does_what_is_asked() {
     plays_all(&engine::machine(), Xen::new);
+}
+
+#[test]
+fn ours_does_what_is_asked() {
+    plays_all(&engine::machine(), Ours::new);
 }
 
 /// The checks themselves: an engine that copies nothing is found out.

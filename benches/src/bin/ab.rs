@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use benches::ab::{self, Row};
 use benches::baseline::Xen;
+use benches::ours::Ours;
 use benches::workload::{self, Player};
 use benches::{engine, handles};
 use clap::Parser;
@@ -30,13 +31,18 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     for w in workload::all()?.iter().filter(|w| w.name.contains(&args.filter)) {
         let machine = engine::machine();
-        let xen = Xen::new(&machine);
-        let mut player = Player::new(w)?;
-        player.verified_round(&xen, &machine, 1)?;
-        let elements = player.elements();
-        let row = ab::alone(&w.name, "ns/element", elements, args.samples, || player.round(&xen));
-        player.statuses_good::<Xen<'_>>()?;
-        player.verified_round(&xen, &machine, 2)?;
+        let (ours, xen) = (Ours::new(&machine), Xen::new(&machine));
+        let (mut a, mut b) = (Player::new(w)?, Player::new(w)?);
+        let verify = |a: &mut Player, b: &mut Player, seed| {
+            a.verified_round(&ours, &machine, seed).and_then(|()| b.verified_round(&xen, &machine, seed))
+        };
+        verify(&mut a, &mut b, 1).with_context(|| w.name.clone())?;
+        let elements = a.elements();
+        let row =
+            ab::compare(&w.name, "ns/element", elements, args.samples, || a.round(&ours), || b.round(&xen));
+        a.statuses_good::<Ours<'_>>()?;
+        b.statuses_good::<Xen<'_>>()?;
+        verify(&mut a, &mut b, 2).with_context(|| w.name.clone())?;
         rows.push(row);
     }
     rows.extend(handles::rows(&args.filter, args.samples));
@@ -52,10 +58,16 @@ fn table(rows: &[Row]) -> Table {
     let mut t = Table::new();
     t.load_style(presets::UTF8_BORDERS_ONLY).set_header(["workload", "unit", "ours", "xen", "ratio", "95 %"]);
     for r in rows {
-        let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.1}"));
-        let ratio = r.ratio.map_or("-".into(), |x| format!("{x:.2}"));
-        let ci = r.ratio_ci.map_or("-".into(), |(a, b)| format!("{a:.2} - {b:.2}"));
-        t.add_row([r.name.clone(), r.unit.into(), number(r.ours), number(Some(r.peer)), ratio, ci]);
+        let number = |x: f64| format!("{x:.1}");
+        let ci = format!("{:.2} - {:.2}", r.ratio_ci.0, r.ratio_ci.1);
+        t.add_row([
+            r.name.clone(),
+            r.unit.into(),
+            number(r.ours),
+            number(r.peer),
+            format!("{:.2}", r.ratio),
+            ci,
+        ]);
     }
     for c in t.column_iter_mut().skip(2) {
         c.set_cell_alignment(CellAlignment::Right);

@@ -1,0 +1,377 @@
+//! Ours: `gnttab-fast` behind a [`Host`] that is a make-believe machine.
+//!
+//! What the hypervisor would do per hypercall is done here too: an epoch pin, domains found by number, a
+//! walk of four levels for each guest frame, page references where the grant tables ask for them, a page
+//! table edit per map, and the copy engine chosen as at boot. Left out, as in the baseline: the world
+//! switch, the walk of the caller's page tables for its arguments, and the TLB flush.
+
+use crate::engine::{Engine, GRANTERS, GREFS, MAP_GFN, ME};
+use crate::machine::{GRANT_FRAMES, Machine, PAGE};
+use copy_engine::{Choice, Scratch};
+use crossbeam_epoch::{Collector, LocalHandle};
+use gnttab_fast::abi::{self, MapGrantRef, UnmapGrantRef, op};
+use gnttab_fast::{
+    Batch, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome, Policy,
+    Ram, Refused, Scan, SharedSource, Table, Width, grant_table_op,
+};
+use maptrack::{HeapPages, Page, PageSource};
+use std::cell::OnceCell;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// CPUs the tables are made for.
+const CPUS: u32 = 2;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 2;
+const GRANT: u64 = 4;
+
+/// Nested page tables: four levels of 512, as the processor walks them.
+struct P2m {
+    tables: Vec<Box<[AtomicU64; 512]>>,
+}
+
+impl P2m {
+    /// Tables for the guest frames below `end`, with nothing mapped.
+    fn new(end: u32) -> Self {
+        let mut p2m = Self { tables: vec![Self::table()] };
+        for gfn in (0..u64::from(end)).step_by(512) {
+            let mut at = 0;
+            for shift in [27, 18, 9] {
+                let entry = Self::index(gfn, shift);
+                let next = p2m.tables[at][entry].load(Ordering::Relaxed);
+                at = if next == 0 {
+                    p2m.tables.push(Self::table());
+                    let new = p2m.tables.len() - 1;
+                    p2m.tables[at][entry].store(new as u64, Ordering::Relaxed);
+                    new
+                } else {
+                    usize::try_from(next).expect("an index")
+                };
+            }
+        }
+        p2m
+    }
+
+    fn table() -> Box<[AtomicU64; 512]> {
+        Box::new([const { AtomicU64::new(0) }; 512])
+    }
+
+    #[inline]
+    fn index(gfn: u64, shift: u32) -> usize {
+        usize::try_from(gfn >> shift & 511).unwrap_or(0)
+    }
+
+    #[inline]
+    fn leaf(&self, gfn: Gfn) -> Option<&AtomicU64> {
+        let mut table = self.tables.first()?;
+        for shift in [27, 18, 9] {
+            let next = table[Self::index(gfn.0, shift)].load(Ordering::Acquire);
+            if next == 0 {
+                return None;
+            }
+            table = self.tables.get(usize::try_from(next).ok()?)?;
+        }
+        Some(&table[Self::index(gfn.0, 0)])
+    }
+}
+
+/// Grant frames: the last frames of a domain's share of the machine.
+struct GrantFrames<'m> {
+    machine: &'m Machine,
+    domain: u16,
+    taken: AtomicU32,
+}
+
+// SAFETY: each frame is handed out once, zeroed; it is a page, aligned, and lives as long as the machine,
+// which outlives the table. Guests (the workloads) reach it by atomics only.
+unsafe impl PageSource for GrantFrames<'_> {
+    fn take(&self) -> Option<NonNull<Page>> {
+        let n = self.taken.fetch_add(1, Ordering::Relaxed);
+        if n >= GRANT_FRAMES {
+            return None;
+        }
+        let frame = self.machine.frame(Machine::grant_frame(self.domain) + n);
+        // SAFETY: a whole frame, which nobody uses yet.
+        unsafe { frame.write_bytes(0, PAGE) };
+        NonNull::new(frame.cast())
+    }
+
+    unsafe fn give_back(&self, _: NonNull<Page>) {
+        // The machine owns it.
+    }
+}
+
+// SAFETY: the frame number is that of the address, by the machine's layout.
+unsafe impl SharedSource for GrantFrames<'_> {
+    fn mfn(&self, page: NonNull<Page>) -> Mfn {
+        let first = self.machine.frame(0).addr();
+        Mfn(((page.as_ptr().addr() - first) / PAGE) as u64)
+    }
+}
+
+struct MachineFrames<'m>(std::marker::PhantomData<&'m Machine>);
+
+impl<'m> Frames for MachineFrames<'m> {
+    type Own = HeapPages;
+    type Shared = GrantFrames<'m>;
+}
+
+struct Dom<'m> {
+    id: DomId,
+    table: Table<MachineFrames<'m>>,
+    p2m: P2m,
+    /// References per machine frame of the whole machine.
+    refs: Box<[AtomicU64]>,
+}
+
+impl<'m> Dom<'m> {
+    fn new(machine: &'m Machine, id: u16) -> Self {
+        let shared = GrantFrames { machine, domain: id, taken: AtomicU32::new(0) };
+        let limits = Limits { frames: GRANT_FRAMES, maptrack_frames: 1024 };
+        let table = Table::new(HeapPages, shared, limits, Policy::default(), CPUS).expect("memory");
+        table.grow_to(GRANT_FRAMES).expect("memory");
+        let p2m = P2m::new(MAP_GFN + GREFS);
+        for index in 0..GREFS {
+            let mfn = u64::from(Machine::frame_of(id, index));
+            let leaf = p2m.leaf(Gfn(mfn)).expect("below the end");
+            leaf.store(mfn << 12 | PRESENT | WRITABLE, Ordering::Relaxed);
+        }
+        let refs = (0..machine.frames()).map(|_| AtomicU64::new(1)).collect();
+        Self { id: DomId(id), table, p2m, refs }
+    }
+
+    fn references(&self, mfn: Mfn) -> Option<&AtomicU64> {
+        self.refs.get(usize::try_from(mfn.0).ok()?)
+    }
+}
+
+impl<'m> Domain for Dom<'m> {
+    type Frames = MachineFrames<'m>;
+
+    #[inline]
+    fn id(&self) -> DomId {
+        self.id
+    }
+
+    #[inline]
+    fn grants(&self) -> &Table<Self::Frames> {
+        &self.table
+    }
+
+    #[inline]
+    fn ram(&self, gfn: Gfn) -> Option<Ram> {
+        let leaf = self.p2m.leaf(gfn)?.load(Ordering::Acquire);
+        let ram = leaf & (PRESENT | GRANT) == PRESENT;
+        ram.then_some(Ram { mfn: Mfn(leaf >> 12), writable: leaf & WRITABLE != 0 })
+    }
+
+    #[inline]
+    fn owns(&self, mfn: Mfn) -> bool {
+        u32::try_from(mfn.0).is_ok_and(|mfn| crate::engine::owner(mfn) == self.id.0)
+    }
+
+    #[inline]
+    fn get_frame(&self, mfn: Mfn) -> bool {
+        let Some(refs) = self.references(mfn).filter(|_| self.owns(mfn)) else { return false };
+        refs.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    #[inline]
+    fn put_frame(&self, mfn: Mfn) {
+        if let Some(refs) = self.references(mfn) {
+            let left = refs.fetch_sub(1, Ordering::AcqRel) - 1;
+            assert!(left > 0, "the owner's reference went");
+        }
+    }
+
+    #[inline]
+    fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
+        let leaf = self.p2m.leaf(gfn).ok_or(Refused)?;
+        let new = mfn.0 << 12 | PRESENT | GRANT | if writable { WRITABLE } else { 0 };
+        leaf.compare_exchange(0, new, Ordering::AcqRel, Ordering::Relaxed).map_err(|_| Refused)?;
+        Ok(())
+    }
+
+    #[inline]
+    fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
+        let leaf = self.p2m.leaf(gfn).ok_or(Refused)?;
+        let old = mfn.0 << 12 | PRESENT | GRANT | if writable { WRITABLE } else { 0 };
+        leaf.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Relaxed).map_err(|_| Refused)?;
+        Ok(())
+    }
+
+    fn flush(&self) {
+        // The round of interrupts is left out on both sides.
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Our grant tables on the machine.
+pub struct Ours<'m> {
+    machine: &'m Machine,
+    domains: [Option<Dom<'m>>; 4],
+    collector: Collector,
+    copy: copy_engine::Engine,
+}
+
+impl<'m> Ours<'m> {
+    /// Makes the tables, and writes the entries again: new tables begin with empty frames.
+    ///
+    /// # Panics
+    /// If there is no memory.
+    #[must_use]
+    pub fn new(machine: &'m Machine) -> Self {
+        let mut domains = [const { None }; 4];
+        for id in std::iter::once(ME).chain(GRANTERS) {
+            domains[usize::from(id)] = Some(Dom::new(machine, id));
+        }
+        crate::engine::grant_all(machine);
+        let mut scratch = Box::new(Scratch::new());
+        let (copy, _) = copy_engine::Engine::select(Choice::Auto, &mut scratch, || {
+            // SAFETY: RDTSC reads a counter.
+            unsafe { std::arch::x86_64::_rdtsc() }
+        })
+        .expect("auto always finds a kernel");
+        Self { machine, domains, collector: Collector::new(), copy }
+    }
+
+    fn dom(&self, id: DomId) -> Option<&Dom<'m>> {
+        self.domains.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn call<T>(&self, cpu: usize, cmd: u32, ops: &mut [T]) {
+        thread_local! {
+            static HANDLE: OnceCell<LocalHandle> = const { OnceCell::new() };
+        }
+        HANDLE.with(|handle| {
+            let _guard = handle.get_or_init(|| self.collector.register()).pin();
+            let call = Call { ours: self, cpu: u32::try_from(cpu).unwrap_or(0) };
+            let range = ops.as_mut_ptr_range();
+            let start = range.start.expose_provenance() as u64;
+            let mut memory = Window { start, end: range.end.addr() as u64 };
+            let count = u32::try_from(ops.len()).unwrap_or(u32::MAX);
+            let outcome = grant_table_op(&call, &mut memory, Width::Bits64, cmd, start, count);
+            assert_eq!(outcome, Outcome::Done, "nothing asked it to yield");
+        });
+    }
+}
+
+/// One hypercall of [`ME`].
+struct Call<'o, 'm> {
+    ours: &'o Ours<'m>,
+    cpu: u32,
+}
+
+impl<'m> Domains for Call<'_, 'm> {
+    type Domain = Dom<'m>;
+
+    #[inline]
+    fn domain(&self, id: DomId) -> Option<&Dom<'m>> {
+        self.ours.dom(id)
+    }
+}
+
+impl<'m> Host for Call<'_, 'm> {
+    #[inline]
+    fn caller(&self) -> &Dom<'m> {
+        self.ours.dom(DomId(ME)).expect("made in new")
+    }
+
+    fn controls(&self, _: &Dom<'m>) -> bool {
+        false
+    }
+
+    #[inline]
+    fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    #[inline]
+    fn should_yield(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> *mut u8 {
+        self.ours.machine.frame(u32::try_from(mfn.0).unwrap_or(u32::MAX))
+    }
+
+    #[inline]
+    fn copy(&self, batch: Batch<'_>) {
+        let session = self.ours.copy.begin();
+        // SAFETY: the grant tables keep each side of a segment within a frame that `frame` gave them. The
+        // machine outlives them, and the workload writes none of these bytes meanwhile.
+        unsafe { session.copy_batch(batch.segments()) };
+    }
+
+    fn crash_caller(&self, why: &'static str) {
+        panic!("the workload did what no guest does: {why}");
+    }
+}
+
+/// The caller's argument array, by its address in this process.
+struct Window {
+    start: u64,
+    end: u64,
+}
+
+impl Window {
+    #[inline]
+    fn pointer(&self, address: u64, len: usize) -> Result<*mut u8, Fault> {
+        let end = address.checked_add(len as u64).ok_or(Fault)?;
+        if address < self.start || end > self.end {
+            return Err(Fault);
+        }
+        Ok(std::ptr::with_exposed_provenance_mut(usize::try_from(address).map_err(|_| Fault)?))
+    }
+}
+
+impl GuestMemory for Window {
+    #[inline]
+    fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let from = self.pointer(address, out.len())?;
+        // SAFETY: inside the array that `call` borrows mutably, by the check; `out` is elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    #[inline]
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let to = self.pointer(address, bytes.len())?;
+        // SAFETY: as above; the array is plain numbers, so any bytes are good.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+}
+
+impl Engine for Ours<'_> {
+    const NAME: &'static str = "ours";
+
+    fn copy(&self, cpu: usize, ops: &mut [abi::Copy]) {
+        self.call(cpu, op::COPY, ops);
+    }
+
+    fn map(&self, cpu: usize, ops: &mut [MapGrantRef]) {
+        self.call(cpu, op::MAP_GRANT_REF, ops);
+    }
+
+    fn unmap(&self, cpu: usize, ops: &mut [UnmapGrantRef]) {
+        self.call(cpu, op::UNMAP_GRANT_REF, ops);
+    }
+
+    fn mapped_at(&self, gfn: u32) -> Option<u32> {
+        let me = self.dom(DomId(ME))?;
+        let leaf = me.p2m.leaf(Gfn(u64::from(gfn)))?.load(Ordering::Acquire);
+        (leaf & GRANT != 0).then(|| u32::try_from(leaf >> 12).unwrap_or(u32::MAX))
+    }
+
+    fn at_rest(&self) -> bool {
+        self.domains.iter().flatten().all(|d| {
+            d.table.maptrack().in_use() == 0
+                && d.table.find_pinned(Gref(0), u32::MAX) == Scan::Clear
+                && d.refs.iter().all(|r| r.load(Ordering::Relaxed) == 1)
+        })
+    }
+}
