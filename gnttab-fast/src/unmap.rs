@@ -134,7 +134,7 @@ fn chunk<H: Host, M: GuestMemory, T: UnmapArg>(
     if !out.is_empty() {
         host.caller().flush();
         let mut handles = host.caller().grants().maptrack().local(host.cpu());
-        for mapping in out {
+        for mapping in out.drain(..) {
             handles.finish_unmap(mapping.release());
         }
     }
