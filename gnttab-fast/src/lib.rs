@@ -31,6 +31,8 @@ mod primitive;
 mod shared;
 mod status;
 mod table;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub mod testing;
 pub mod types;
 mod unmap;
 
