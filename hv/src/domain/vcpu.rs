@@ -32,6 +32,8 @@ pub struct Vcpu {
     pub(crate) upcall_vector: AtomicU32,
     /// System time at which the single-shot timer fires; [`NO_TIMER`] when it is off.
     pub(crate) timer_ns: AtomicU64,
+    /// System time at which a `SCHEDOP_poll` gives up; [`NO_TIMER`]: never.
+    pub(crate) poll_until_ns: AtomicU64,
     /// The port a `SCHEDOP_poll` waits for, [`POLLING_ANY`] for several, or [`NOT_POLLING`].
     pub(crate) poll: AtomicU32,
     info: Once<InfoPlace>,
@@ -43,6 +45,8 @@ pub(crate) const NO_TIMER: u64 = u64::MAX;
 pub(crate) const NOT_POLLING: u32 = 0;
 /// In `SCHEDOP_poll` for more than one port.
 pub(crate) const POLLING_ANY: u32 = u32::MAX;
+/// What a `SCHEDOP_poll` waited for has come, or its time is over.
+pub(crate) const POLL_DONE: u32 = u32::MAX - 1;
 
 #[derive(Debug)]
 struct InfoPlace {
@@ -89,6 +93,7 @@ impl Vcpu {
             info: Once::new(),
             upcall_vector: AtomicU32::new(0),
             timer_ns: AtomicU64::new(NO_TIMER),
+            poll_until_ns: AtomicU64::new(NO_TIMER),
             poll: AtomicU32::new(NOT_POLLING),
         }
     }
