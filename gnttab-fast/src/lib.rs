@@ -40,7 +40,7 @@ pub use copy::BLOCK as COPY_BLOCK;
 pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, Refused};
 pub use op::{Outcome, Width, grant_table_op};
 pub use policy::{Policy, Version};
-pub use shared::SharedSource;
+pub use shared::{EntryV1, SharedSource, WordV1};
 pub use status::{Errno, Status};
 pub use table::{Limits, NotGrown, Scan, Table};
 pub use types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};

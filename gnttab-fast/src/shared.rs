@@ -95,7 +95,7 @@ impl<S: PageSource> Drop for Directory<S> {
 /// A version-1 entry as it was at one moment: `frame:32 | domid:16 | flags:16`, in memory order the
 /// structure of the header, read in one load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct WordV1(pub(crate) u64);
+pub struct WordV1(u64);
 
 impl WordV1 {
     fn flags(self) -> u16 {
@@ -113,36 +113,44 @@ impl WordV1 {
     }
 
     /// The frame granted.
-    pub(crate) fn gfn(self) -> Gfn {
+    #[must_use]
+    pub fn gfn(self) -> Gfn {
         Gfn(self.0 >> 32)
     }
 }
 
 /// A version-1 entry in a shared frame.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EntryV1<'a>(&'a AtomicU64);
+pub struct EntryV1<'a>(&'a AtomicU64);
 
 impl<'a> EntryV1<'a> {
+    /// The entry in this word of a shared frame.
     #[inline]
-    pub(crate) fn new(word: &'a AtomicU64) -> Self {
+    #[must_use]
+    pub fn new(word: &'a AtomicU64) -> Self {
         Self(word)
     }
 
     /// The entry of this moment.
     #[inline]
-    pub(crate) fn load(self) -> WordV1 {
+    #[must_use]
+    pub fn load(self) -> WordV1 {
         WordV1(self.0.load(Ordering::Acquire))
     }
 
     /// Replaces the entry. Only for entries without pins that are held busy.
-    pub(crate) fn store(self, word: WordV1) {
+    pub fn store(self, word: WordV1) {
         self.0.store(word.0, Ordering::Release);
     }
 
     /// See [`Backing::mark`](crate::active::Backing::mark). Flags, grantee and frame are one word, so an
     /// exchange that succeeds has checked them all as of one moment, and returns the entry of that moment.
+    ///
+    /// # Errors
+    /// [`Status::GeneralError`] if type, grantee or access do not fit, or if the guest changes the entry
+    /// faster than it can be marked; no bit was set.
     #[inline]
-    pub(crate) fn mark(self, grantee: Option<DomId>, pin: Pin, maps: bool) -> Result<WordV1, Status> {
+    pub fn mark(self, grantee: Option<DomId>, pin: Pin, maps: bool) -> Result<WordV1, Status> {
         let mut word = self.load();
         for _ in 0..TRIES {
             if let Some(grantee) = grantee {
@@ -169,7 +177,7 @@ impl<'a> EntryV1<'a> {
 
     /// Clears bits, whatever else the guest has made of the entry.
     #[inline]
-    pub(crate) fn unmark(self, bits: u16) {
+    pub fn unmark(self, bits: u16) {
         self.0.fetch_and(!u64::from(bits), Ordering::AcqRel);
     }
 }
