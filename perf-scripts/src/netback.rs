@@ -26,6 +26,10 @@ use results::Report;
 
 /// A boot alone takes a few seconds in TCG; this is for machines that are busy with other things.
 const BOOT_ALLOWANCE: Duration = Duration::from_secs(60);
+/// What a guest needs beside the trace.
+const DOMAIN_MIB: u32 = 64;
+/// What the machine needs beside the domains and the trace.
+const HYPERVISOR_MIB: u32 = 192;
 /// The capture used when the caller brings none.
 const OWN_CAPTURE: &str = "benches/traces/mixed.pcap";
 
@@ -38,9 +42,9 @@ pub struct NetbackArgs {
     /// Number of pCPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
-    /// Memory of the machine, MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    pub mem: u32,
+    /// Memory of the machine, MiB; without it, what the domains and the capture need
+    #[arg(long, value_name = "MIB")]
+    pub mem: Option<u32>,
     /// Grant policy of the whole machine: the hypervisor's gnttab= option
     #[arg(long, value_name = "ITEMS")]
     pub gnttab: Option<String>,
@@ -163,8 +167,14 @@ fn cmdline(args: &NetbackArgs) -> String {
     line
 }
 
-/// The domains of a run.
-fn modules(args: &NetbackArgs, profile: Profile, made: &Artefacts, trace: &Path) -> Result<Vec<Module>> {
+/// The domains of a run: the backend first, so that it is domain 1, then one frontend, or two.
+fn modules(
+    args: &NetbackArgs,
+    profile: Profile,
+    made: &Artefacts,
+    trace: &Path,
+    mem_mib: u32,
+) -> Result<Vec<Module>> {
     let mut words = format!("profile={}", profile.name());
     if let Some(packets) = args.packets {
         words.push_str(&format!(" packets={packets}"));
@@ -172,22 +182,36 @@ fn modules(args: &NetbackArgs, profile: Profile, made: &Artefacts, trace: &Path)
     if let Some(seconds) = args.seconds {
         words.push_str(&format!(" seconds={seconds}"));
     }
-    let corrupt = args.corrupt.map_or(String::new(), |packet| format!(" corrupt={packet}"));
-    Ok(vec![
-        Module::new(made.guest("netback")?, format!("domain=netback data=trace.bin -- {words}{corrupt}")),
-        Module::new(made.guest("netfront")?, format!("domain=netfront data=trace.bin -- {words}{corrupt}")),
-        Module::new(trace, "data"),
-    ])
+    if let Some(packet) = args.corrupt {
+        words.push_str(&format!(" corrupt={packet}"));
+    }
+    let domain =
+        |name: &str, more: &str| format!("domain={name} mem={mem_mib}M data=trace.bin -- {words}{more}");
+    let front = made.guest("netfront")?;
+    let mut modules = vec![Module::new(made.guest("netback")?, domain("netback", ""))];
+    if profile == Profile::VmVm {
+        modules.push(Module::new(front, domain("sender", " side=send")));
+        modules.push(Module::new(front, domain("receiver", " side=receive")));
+    } else {
+        modules.push(Module::new(front, domain("netfront", "")));
+    }
+    modules.push(Module::new(trace, "data"));
+    Ok(modules)
 }
 
 /// One boot with one kind of traffic.
 fn run(args: &NetbackArgs, profile: Profile, accel: Accel, made: &Artefacts, trace: &Path) -> Result<Report> {
     let mut machine = Machine::new(&made.image);
     machine.cmdline = cmdline(args);
-    machine.modules = modules(args, profile, made, trace)?;
+    // Each domain holds the trace once, the machine holds it once more as a module.
+    let size = fs::metadata(trace).with_context(|| format!("cannot read {}", trace.display()))?.len();
+    let trace_mib = u32::try_from(size.div_ceil(1 << 20))?;
+    let domain_mib = DOMAIN_MIB + trace_mib;
+    machine.modules = modules(args, profile, made, trace, domain_mib)?;
     machine.accel = accel;
     machine.cpus = args.cpus;
-    machine.mem_mib = args.mem;
+    let domains = u32::try_from(machine.modules.len() - 1)?;
+    machine.mem_mib = args.mem.unwrap_or(HYPERVISOR_MIB + trace_mib + domains * domain_mib);
     machine.icount = args.icount;
     machine.limit = Duration::from_secs(args.limit).max(BOOT_ALLOWANCE);
 
