@@ -13,4 +13,5 @@ pub mod engine;
 pub mod handles;
 pub mod machine;
 pub mod ours;
+pub mod stage;
 pub mod workload;

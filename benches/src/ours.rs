@@ -220,20 +220,20 @@ impl<'m> Ours<'m> {
     /// Makes the tables, and writes the entries again: new tables begin with empty frames.
     ///
     /// # Panics
-    /// If there is no memory.
+    /// If there is no memory, or the processor cannot run the copy kernel asked for.
     #[must_use]
-    pub fn new(machine: &'m Machine) -> Self {
+    pub fn new(machine: &'m Machine, kernel: Choice) -> Self {
         let mut domains = [const { None }; 4];
         for id in std::iter::once(ME).chain(GRANTERS) {
             domains[usize::from(id)] = Some(Dom::new(machine, id));
         }
         crate::engine::grant_all(machine);
         let mut scratch = Box::new(Scratch::new());
-        let (copy, _) = copy_engine::Engine::select(Choice::Auto, &mut scratch, || {
+        let (copy, _) = copy_engine::Engine::select(kernel, &mut scratch, || {
             // SAFETY: RDTSC reads a counter.
             unsafe { std::arch::x86_64::_rdtsc() }
         })
-        .expect("auto always finds a kernel");
+        .expect("a kernel this processor has");
         Self { machine, domains, collector: Collector::new(), copy }
     }
 

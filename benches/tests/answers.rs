@@ -5,6 +5,7 @@ use benches::engine::{self, Engine};
 use benches::machine::Machine;
 use benches::ours::Ours;
 use benches::workload::{self, Player};
+use copy_engine::Choice;
 
 fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> E) {
     let all = workload::all().expect("definitions parse");
@@ -25,7 +26,7 @@ fn the_baseline_does_what_is_asked() {
 
 #[test]
 fn ours_does_what_is_asked() {
-    plays_all(&engine::machine(), Ours::new);
+    plays_all(&engine::machine(), |m| Ours::new(m, Choice::Auto));
 }
 
 /// The checks themselves: an engine that copies nothing is found out.

@@ -8,6 +8,7 @@ use benches::workload::{self, Player};
 use benches::{engine, handles};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
+use copy_engine::Choice;
 use std::path::PathBuf;
 
 /// Play the workloads on our grant tables and on Xen's algorithm, in turns, in this process. Every byte
@@ -31,7 +32,7 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     for w in workload::all()?.iter().filter(|w| w.name.contains(&args.filter)) {
         let machine = engine::machine();
-        let (ours, xen) = (Ours::new(&machine), Xen::new(&machine));
+        let (ours, xen) = (Ours::new(&machine, Choice::Auto), Xen::new(&machine));
         let (mut a, mut b) = (Player::new(w)?, Player::new(w)?);
         let verify = |a: &mut Player, b: &mut Player, seed| {
             a.verified_round(&ours, &machine, seed).and_then(|()| b.verified_round(&xen, &machine, seed))

@@ -1,0 +1,75 @@
+//! An engine, its machine and a workload, put together for the benches that want one value.
+
+use crate::baseline::Xen;
+use crate::engine::{self, Engine};
+use crate::machine::Machine;
+use crate::ours::Ours;
+use crate::workload::{self, Player, Workload};
+use copy_engine::Choice;
+
+/// A workload about to be played. Its machine is leaked: benches are short-lived.
+pub struct Stage<E> {
+    engine: E,
+    player: Player,
+    machine: &'static Machine,
+}
+
+impl<E: Engine> Stage<E> {
+    /// Builds the stage and plays one round, so that pages are there and lists are filled.
+    ///
+    /// # Panics
+    /// If the workload does not fit the machine or a status is not okay.
+    #[must_use]
+    pub fn new(workload: &Workload, make: impl FnOnce(&'static Machine) -> E) -> Self {
+        let machine: &'static Machine = Box::leak(Box::new(engine::machine()));
+        let player = Player::new(workload).expect("definitions fit the machine");
+        let mut stage = Self { engine: make(machine), player, machine };
+        stage.round();
+        stage.player.statuses_good::<E>().unwrap_or_else(|wrong| panic!("{wrong}"));
+        stage
+    }
+
+    /// Plays a round.
+    #[inline]
+    pub fn round(&mut self) {
+        self.player.round(&self.engine);
+    }
+
+    /// Plays a round and checks all of it.
+    ///
+    /// # Panics
+    /// If an answer is wrong.
+    pub fn verify(&mut self, seed: u32) {
+        if let Err(wrong) = self.player.verified_round(&self.engine, self.machine, seed) {
+            panic!("{wrong}");
+        }
+    }
+
+    /// Copies and maps in a round.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.player.elements()
+    }
+}
+
+/// The workload of that name.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn named(name: &str) -> Workload {
+    let all = workload::all().expect("definitions parse");
+    all.into_iter().find(|w| w.name == name).unwrap_or_else(|| panic!("no workload {name}"))
+}
+
+/// Our grant tables with a given copy kernel.
+#[must_use]
+pub fn ours(workload: &Workload, kernel: Choice) -> Stage<Ours<'static>> {
+    Stage::new(workload, |m| Ours::new(m, kernel))
+}
+
+/// The baseline.
+#[must_use]
+pub fn xen(workload: &Workload) -> Stage<Xen<'static>> {
+    Stage::new(workload, Xen::new)
+}
