@@ -100,7 +100,7 @@ impl<'h, H: Host> Granter<'h, H> {
     }
 
     fn look_up(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
-        let domain = host.domain(id).filter(|d| !d.grants().is_dying()).ok_or(Status::BadDomain)?;
+        let domain = host.domain(id).filter(|d| !d.is_dying()).ok_or(Status::BadDomain)?;
         self.last = Some((id, domain));
         Ok(domain)
     }

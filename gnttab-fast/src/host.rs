@@ -46,6 +46,9 @@ pub trait Domain {
     /// Its number, never [`DomId::SELF`].
     fn id(&self) -> DomId;
 
+    /// Whether it is on its way out: no new grants are taken from it.
+    fn is_dying(&self) -> bool;
+
     /// Its table.
     fn grants(&self) -> &Table<Self::Frames>;
 

@@ -12,10 +12,10 @@
 //! until the guard goes.
 //!
 //! # Death
-//! A dying domain is told so ([`Table::mark_dying`]) and no new pins are made on its entries: operations look
-//! at the mark when they look up the domain. Those that looked before end within a grace period. After it
+//! Operations look whether the granter is dying ([`Domain::is_dying`](crate::Domain::is_dying)) when they look
+//! it up, and make no new pins then. Those that looked before end within a grace period. After it
 //! [`crate::teardown_step`] gives back what the domain had mapped, and [`Table::find_pinned`] says whether
-//! others still map its frames.
+//! others still map its frames: until they do not, the domain must be found by its number.
 
 use crate::abi::V1_PER_FRAME;
 use crate::active::{Active, Pins};
@@ -69,8 +69,6 @@ pub struct Table<F: Frames> {
     active: Directory<F::Own>,
     /// Shared frames that exist.
     frames: AtomicU32,
-    /// Not 0 once the domain dies.
-    dying: AtomicU32,
     /// Where the guest has put each shared frame.
     gfns: Box<[AtomicU64]>,
     maptrack: Maptrack<F::Own>,
@@ -102,7 +100,6 @@ impl<F: Frames> Table<F> {
             shared: Directory::new(shared, frames),
             active: Directory::new(own.clone(), frames.saturating_mul(ACTIVE_PAGES)),
             frames: AtomicU32::new(0),
-            dying: AtomicU32::new(0),
             gfns: (0..frames).map(|_| AtomicU64::new(NOWHERE)).collect(),
             maptrack: Maptrack::new(own, limits.maptrack_frames, cpus),
             limits,
@@ -228,18 +225,6 @@ impl<F: Frames> Table<F> {
     /// Where shared frame `index` is in the guest's physical map, all ones if nowhere.
     pub(crate) fn gfn_or_ones(&self, index: u32) -> u64 {
         self.gfns.get(index as usize).map_or(NOWHERE, |at| at.load(Ordering::Acquire))
-    }
-
-    /// From now on there are no new pins on this table, save by operations that began before.
-    pub fn mark_dying(&self) {
-        self.dying.store(1, Ordering::Release);
-    }
-
-    /// Whether the domain is dying.
-    #[must_use]
-    #[inline]
-    pub fn is_dying(&self) -> bool {
-        self.dying.load(Ordering::Acquire) != 0
     }
 
     /// The pins of an entry at this moment.

@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use copy_engine::Engine;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use maptrack::HeapPages;
 use zerocopy::transmute;
 
@@ -63,9 +63,15 @@ pub struct MockDomain {
     /// Mappings taken out and not flushed yet.
     unflushed: AtomicU32,
     flushes: AtomicU32,
+    dying: AtomicBool,
 }
 
 impl MockDomain {
+    /// The domain begins to die.
+    pub fn die(&self) {
+        self.dying.store(true, Ordering::SeqCst);
+    }
+
     /// What is at `gfn`.
     #[must_use]
     pub fn at(&self, gfn: Gfn) -> (Kind, Mfn) {
@@ -140,6 +146,11 @@ impl Domain for MockDomain {
     #[inline]
     fn id(&self) -> DomId {
         self.id
+    }
+
+    #[inline]
+    fn is_dying(&self) -> bool {
+        self.dying.load(Ordering::Acquire)
     }
 
     #[inline]
@@ -267,6 +278,7 @@ impl MachineBuilder {
             table,
             unflushed: AtomicU32::new(0),
             flushes: AtomicU32::new(0),
+            dying: AtomicBool::new(false),
         }
     }
 }

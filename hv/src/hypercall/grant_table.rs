@@ -1,14 +1,83 @@
-//! `grant_table_op`: the grant table of the house's own crate, tied to this hypervisor.
+//! `grant_table_op`: the crate `gnttab_fast` tied to this hypervisor.
+//!
+//! The crate decides; this room answers its questions about domains, frames and the caller's memory
+//! ([`gnttab_fast::Host`]). One [`View`] is made for one hypercall, under the guard the dispatcher pinned, so
+//! domains and translated frames stay what they are until it returns. The caller's argument pages are walked
+//! once each: [`Arguments`] keeps the last two.
+//!
+//! # At a domain's death
+//! [`release_step`] first lets a grace period pass, so that every operation that found the domain alive has
+//! ended; then gives back what it had mapped; then waits for the others to unmap what it had granted. Until
+//! then the domain stays in the table of domains, for their unmaps must find it.
+#![forbid(unsafe_code)]
 
-use gnttab_fast::types::{DomId, Mfn};
+use core::cell::Cell;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use alloc::sync::Arc;
+use crossbeam_epoch::Guard;
+use gnttab_fast::types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use gnttab_fast::{
+    Batch, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, Refused, Scan, Table,
+    grant_table_op, teardown_step,
+};
 
 use super::{Call, Outcome};
 use crate::abi::errno::Errno;
-use crate::domain::{Domain, GrantLimits};
+use crate::abi::grant_table::op as ops;
+use crate::arch::x86::percpu;
+use crate::domain::{self, Domain, GrantLimits};
+use crate::mm::frames::Owner;
+use crate::mm::guest::{Access, GuestPage, GuestSpace};
+use crate::mm::p2m::P2mKind;
+use crate::mm::{frames, grants, phys_to_virt, tlb};
+use crate::{epoch, sched, vt};
+
+/// Handles looked at in one step of a domain's death.
+const HANDLES: u32 = 256;
+/// Entries looked at in one step.
+const ENTRIES: u32 = 2048;
+
+/// Where the pages of grant tables come from.
+#[derive(Debug)]
+pub struct GrantFrames;
+
+impl Frames for GrantFrames {
+    type Own = grants::OwnPages;
+    type Shared = grants::SharedPages;
+}
+
+/// How far [`release_step`] has come.
+mod stage {
+    /// Not begun.
+    pub const ALIVE: u32 = 0;
+    /// Waiting for those who found the domain alive.
+    pub const GRACE: u32 = 1;
+    /// Giving back what the domain mapped.
+    pub const MAPPED: u32 = 2;
+    /// Waiting for those who map its frames.
+    pub const GRANTED: u32 = 3;
+}
 
 /// A domain's grant table and maptrack.
-#[derive(Debug)]
-pub struct GrantTable {}
+pub struct GrantTable {
+    table: Table<GrantFrames>,
+    /// See [`stage`]. Shared with the deferred call that ends the grace period.
+    stage: Arc<AtomicU32>,
+    /// Where the present stage goes on.
+    cursor: AtomicU32,
+}
+
+impl fmt::Debug for GrantTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrantTable")
+            .field("frames", &self.table.frames())
+            .field("limits", &self.table.limits())
+            .field("handles", &self.table.maptrack().in_use())
+            .finish_non_exhaustive()
+    }
+}
 
 impl GrantTable {
     /// The table of a new domain.
@@ -16,29 +85,356 @@ impl GrantTable {
     /// # Errors
     /// No memory.
     pub fn new(domain: DomId, limits: &GrantLimits) -> Result<Self, Errno> {
-        let _ = (domain, limits);
-        todo!()
+        let table = Table::new(
+            grants::OwnPages,
+            grants::SharedPages { domain },
+            Limits { frames: limits.max_frames, maptrack_frames: limits.max_maptrack_frames },
+            limits.policy,
+            percpu::cpus_online(),
+        )
+        .map_err(errno_of)?;
+        Ok(Self { table, stage: Arc::new(AtomicU32::new(stage::ALIVE)), cursor: AtomicU32::new(0) })
+    }
+
+    /// The table itself.
+    #[must_use]
+    pub fn table(&self) -> &Table<GrantFrames> {
+        &self.table
+    }
+}
+
+fn errno_of(why: NotGrown) -> Errno {
+    match why {
+        NotGrown::Limit => Errno::EINVAL,
+        NotGrown::NoMemory => Errno::ENOMEM,
+    }
+}
+
+impl gnttab_fast::Domain for Domain {
+    type Frames = GrantFrames;
+
+    #[inline]
+    fn id(&self) -> DomId {
+        self.id
+    }
+
+    fn is_dying(&self) -> bool {
+        Self::is_dying(self)
+    }
+
+    #[inline]
+    fn grants(&self) -> &Table<GrantFrames> {
+        &self.grants.table
+    }
+
+    #[inline]
+    fn ram(&self, gfn: Gfn) -> Option<Ram> {
+        let entry = self.p2m.lookup(gfn)?;
+        entry.kind.is_ram().then_some(Ram { mfn: entry.mfn, writable: entry.writable() })
+    }
+
+    fn owns(&self, mfn: Mfn) -> bool {
+        frames::owner(mfn) == Some(Owner::Domain(self.id))
+    }
+
+    #[inline]
+    fn get_frame(&self, mfn: Mfn) -> bool {
+        frames::get_ref(mfn, self.id)
+    }
+
+    #[inline]
+    fn put_frame(&self, mfn: Mfn) {
+        frames::put_ref(mfn);
+    }
+
+    fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
+        let old = self
+            .p2m
+            .set_if(gfn, mfn, kind_of(writable), |old| old.is_none_or(|old| !is_grant(old.kind)))
+            .map_err(|_| Refused)?;
+        if let Some(old) = old {
+            // The guest maps over its own memory: that is gone, once no CPU reaches it any more.
+            tlb::flush_domain(&self.tlb);
+            frames::put_ref(old.mfn);
+        }
+        Ok(())
+    }
+
+    fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
+        let kind = kind_of(writable);
+        match self.p2m.clear_if(gfn, |entry| entry.mfn == mfn && entry.kind == kind) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => Err(Refused),
+        }
+    }
+
+    fn flush(&self) {
+        tlb::flush_domain(&self.tlb);
+    }
+}
+
+const fn kind_of(writable: bool) -> P2mKind {
+    if writable { P2mKind::GrantRw } else { P2mKind::GrantRo }
+}
+
+const fn is_grant(kind: P2mKind) -> bool {
+    matches!(kind, P2mKind::GrantRw | P2mKind::GrantRo)
+}
+
+/// The domains as one guard sees them.
+struct Numbers<'a>(&'a Guard);
+
+impl Domains for Numbers<'_> {
+    type Domain = Domain;
+
+    #[inline]
+    fn domain(&self, id: DomId) -> Option<&Domain> {
+        domain::table::get(id, self.0)
+    }
+}
+
+/// The machine as one hypercall sees it.
+struct View<'a> {
+    caller: &'a Domain,
+    domains: Numbers<'a>,
+    /// Bytes copied so far.
+    copied: Cell<u64>,
+    crash: Cell<Option<&'static str>>,
+}
+
+impl Domains for View<'_> {
+    type Domain = Domain;
+
+    #[inline]
+    fn domain(&self, id: DomId) -> Option<&Domain> {
+        self.domains.domain(id)
+    }
+}
+
+impl Host for View<'_> {
+    #[inline]
+    fn caller(&self) -> &Domain {
+        self.caller
+    }
+
+    fn controls(&self, _: &Domain) -> bool {
+        // There is no control domain yet: everybody manages the own table only.
+        false
+    }
+
+    #[inline]
+    fn cpu(&self) -> u32 {
+        percpu::cpu_id()
+    }
+
+    #[inline]
+    fn should_yield(&self) -> bool {
+        sched::should_yield()
+    }
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> *mut u8 {
+        phys_to_virt(mfn.0 << PAGE_SHIFT)
+    }
+
+    #[inline]
+    fn copy(&self, batch: Batch<'_>) {
+        let bytes: usize = batch.segments().iter().map(|s| s.len).sum();
+        self.copied.set(self.copied.get() + bytes as u64);
+        grants::copy(batch);
+    }
+
+    fn crash_caller(&self, why: &'static str) {
+        self.crash.set(Some(why));
+    }
+}
+
+/// The caller's argument memory. Pages are wanted for writing from the start, since every structure has a
+/// result; so an array that cannot be written faults before its first element is done (XSA-98).
+struct Arguments<'a> {
+    space: GuestSpace<'a>,
+    /// The last two pages walked, the later first: an element may straddle them.
+    pages: [Option<(u64, GuestPage<'a>)>; 2],
+}
+
+impl<'a> Arguments<'a> {
+    fn new(space: GuestSpace<'a>) -> Self {
+        Self { space, pages: [None; 2] }
+    }
+
+    /// The page at a linear address, and the offset in it.
+    #[inline]
+    fn page(&mut self, address: u64) -> Result<(GuestPage<'a>, usize), Fault> {
+        let (base, offset) = (address >> PAGE_SHIFT, in_page(address));
+        match self.pages {
+            [Some((at, page)), _] | [_, Some((at, page))] if at == base => Ok((page, offset)),
+            _ => self.walk(address, base).map(|page| (page, offset)),
+        }
+    }
+
+    #[cold]
+    fn walk(&mut self, address: u64, base: u64) -> Result<GuestPage<'a>, Fault> {
+        let page = self.space.page(address, Access::Write).map_err(|_| Fault)?;
+        self.pages = [Some((base, page)), self.pages[0]];
+        Ok(page)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below the page size")]
+const fn in_page(address: u64) -> usize {
+    (address % PAGE_SIZE as u64) as usize
+}
+
+impl GuestMemory for Arguments<'_> {
+    #[inline]
+    fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < out.len() {
+            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
+            let len = (out.len() - done).min(PAGE_SIZE - offset);
+            page.read(offset, &mut out[done..done + len]).map_err(|_| Fault)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        // A status, nearly always.
+        if let &[low, high] = bytes
+            && address.is_multiple_of(2)
+        {
+            let (page, offset) = self.page(address)?;
+            let status = page.atomic_u16(offset).map_err(|_| Fault)?;
+            status.store(u16::from_le_bytes([low, high]), Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
+            let len = (bytes.len() - done).min(PAGE_SIZE - offset);
+            page.write(offset, &bytes[done..done + len]).map_err(|_| Fault)?;
+            done += len;
+        }
+        Ok(())
     }
 }
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let _ = call;
-    todo!()
+    let [cmd, args, count, rest @ ..] = call.args;
+    let (cmd_word, count_word) = (low32(cmd), low32(count));
+    let view = View {
+        caller: call.domain,
+        domains: Numbers(call.guard),
+        copied: Cell::new(0),
+        crash: Cell::new(None),
+    };
+    let mut memory = Arguments::new(GuestSpace::new(&call.domain.p2m, call.arch.paging(), call.guard));
+    let width = match call.width {
+        vt::Width::Bits64 => gnttab_fast::Width::Bits64,
+        vt::Width::Bits32 => gnttab_fast::Width::Bits32,
+    };
+    let outcome = grant_table_op(&view, &mut memory, width, cmd_word, args, count_word);
+    let elements = match outcome {
+        gnttab_fast::Outcome::Done => count_word,
+        gnttab_fast::Outcome::Again { elements, .. } => elements,
+        gnttab_fast::Outcome::Failed(_) => 0,
+    };
+    tally(call.domain, cmd_word, elements, view.copied.get());
+    match outcome {
+        gnttab_fast::Outcome::Done => Outcome::Done(0),
+        gnttab_fast::Outcome::Failed(errno) => Outcome::Done(-i64::from(errno.code())),
+        gnttab_fast::Outcome::Again { bytes, elements } => {
+            let [a, b, c] = rest;
+            Outcome::Again([cmd, args.wrapping_add(bytes), u64::from(count_word - elements), a, b, c])
+        }
+    }
 }
 
-/// The frame `XENMEM_add_to_physmap` names in `XENMAPSPACE_grant_table` (grows the table where the ABI says
-/// so). Owned by the domain.
+fn tally(domain: &Domain, cmd: u32, elements: u32, bytes: u64) {
+    let counters = &domain.counters;
+    let elements = u64::from(elements);
+    match cmd {
+        ops::COPY => {
+            counters.grant_copies.add(elements);
+            counters.grant_copy_bytes.add(bytes);
+        }
+        ops::MAP_GRANT_REF => counters.grant_maps.add(elements),
+        ops::UNMAP_GRANT_REF => counters.grant_unmaps.add(elements),
+        _ => (),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the ABI's words are 32 bits wide")]
+const fn low32(word: u64) -> u32 {
+    word as u32
+}
+
+/// The frame `XENMEM_add_to_physmap` names in `XENMAPSPACE_grant_table`; the table grows up to its limit for
+/// it. The domain's, with the table's reference to it.
 ///
 /// # Errors
-/// As the ABI has them.
+/// `EINVAL` beyond the limit, `ENOMEM`.
 pub fn physmap_frame(domain: &Domain, index: u64) -> Result<Mfn, Errno> {
-    let _ = (domain, index);
-    todo!()
+    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+    domain.grants.table.shared_frame(index).map_err(errno_of)
 }
 
-/// One bounded step of taking back what a dying domain has mapped and granted; true when all is back.
+/// Records that shared frame `index` now stands at `gfn`. Returns where it stood before: the caller takes it
+/// out there. Under the domain's memory lock.
+pub fn physmap_placed(domain: &Domain, index: u64, gfn: Gfn) -> Option<Gfn> {
+    domain.grants.table.place(u32::try_from(index).ok()?, gfn)
+}
+
+/// Records that what stood at `gfn` was removed; nothing if it was no shared frame. Under the domain's memory
+/// lock.
+pub fn physmap_removed(domain: &Domain, gfn: Gfn) {
+    domain.grants.table.displace(gfn);
+}
+
+/// One bounded step of taking back what a dying domain has mapped and granted; true when all is back. To be
+/// called again and again, with the domain in the table of domains, its vCPUs stopped for good, by one CPU at
+/// a time.
 pub fn release_step(domain: &Domain) -> bool {
-    let _ = domain;
-    todo!()
+    debug_assert!(domain.is_dying());
+    let GrantTable { table, stage, cursor } = &domain.grants;
+    let guard = epoch::pin();
+    match stage.load(Ordering::Acquire) {
+        stage::ALIVE => {
+            let ended = Arc::clone(stage);
+            stage.store(stage::GRACE, Ordering::Release);
+            guard.defer(move || ended.store(stage::MAPPED, Ordering::Release));
+            guard.flush();
+            false
+        }
+        stage::GRACE => {
+            drop(guard);
+            epoch::collect_some();
+            false
+        }
+        stage::MAPPED => {
+            let from = cursor.load(Ordering::Relaxed);
+            match teardown_step(&Numbers(&guard), domain, percpu::cpu_id(), from, HANDLES) {
+                Some(next) => cursor.store(next, Ordering::Relaxed),
+                None => {
+                    cursor.store(0, Ordering::Relaxed);
+                    stage.store(stage::GRANTED, Ordering::Release);
+                }
+            }
+            false
+        }
+        _ => match table.find_pinned(Gref(cursor.load(Ordering::Relaxed)), ENTRIES) {
+            Scan::Clear => true,
+            Scan::More(next) => {
+                cursor.store(next.0, Ordering::Relaxed);
+                false
+            }
+            // Somebody maps it still: look here again.
+            Scan::Pinned(at) => {
+                cursor.store(at.0, Ordering::Relaxed);
+                false
+            }
+        },
+    }
 }

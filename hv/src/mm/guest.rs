@@ -14,7 +14,7 @@
 
 use core::{
     marker::PhantomData,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
 use arrayvec::ArrayVec;
@@ -143,6 +143,14 @@ impl<'a> GuestPage<'a> {
     /// # Errors
     /// When it is not inside the page.
     pub fn atomic_u8(&self, offset: usize) -> Result<&'a AtomicU8, Fault> {
+        self.atomic(offset)
+    }
+
+    /// A 16-bit word shared with the guest.
+    ///
+    /// # Errors
+    /// When it is not inside the page, or not aligned.
+    pub fn atomic_u16(&self, offset: usize) -> Result<&'a AtomicU16, Fault> {
         self.atomic(offset)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod direct;
 pub mod frames;
+pub mod grants;
 pub mod guest;
 pub mod heap;
 pub mod p2m;

@@ -122,6 +122,8 @@ pub enum P2mError {
     OutOfRange,
     /// A 2 MiB leaf wants both frame numbers aligned and nothing mapped in its range.
     Misplaced,
+    /// What stands there may not be replaced.
+    Occupied,
 }
 
 /// A domain's nested page tables.
@@ -222,6 +224,29 @@ impl P2m {
             pde.store(leaf(mfn, kind) | LARGE, Ordering::Release);
             return Ok(None);
         }
+        let pte = leaf_slot(pde, gfn, true)?.ok_or(P2mError::NoMemory)?;
+        Ok(decode(pte.swap(leaf(mfn, kind), Ordering::AcqRel), 0))
+    }
+
+    /// Maps one frame if `allowed` says so of what stands at `gfn`, and returns that.
+    ///
+    /// # Errors
+    /// [`P2mError::Occupied`] when it was not allowed; else as [`P2m::set`].
+    pub fn set_if(
+        &self,
+        gfn: Gfn,
+        mfn: Mfn,
+        kind: P2mKind,
+        allowed: impl FnOnce(Option<P2mEntry>) -> bool,
+    ) -> Result<Option<P2mEntry>, P2mError> {
+        if gfn.0 >= MAX_GFN {
+            return Err(P2mError::OutOfRange);
+        }
+        let _writer = self.writer.lock();
+        if !allowed(self.lookup(gfn)) {
+            return Err(P2mError::Occupied);
+        }
+        let pde = self.directory_slot(gfn)?;
         let pte = leaf_slot(pde, gfn, true)?.ok_or(P2mError::NoMemory)?;
         Ok(decode(pte.swap(leaf(mfn, kind), Ordering::AcqRel), 0))
     }
