@@ -25,5 +25,3 @@ pub mod panic;
 pub mod pvclock;
 pub mod sched;
 pub mod vt;
-
-pub use boot::start;

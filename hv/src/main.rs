@@ -19,7 +19,7 @@ extern "sysv64" fn image_main(protocol: u32, info: u32) -> ! {
     // SAFETY: the boot page tables hold until `start` replaces them, and the view is gone by then.
     let memory = unsafe { BootMap::new() };
     match BootInfo::read(&memory, protocol, info.into(), Image::get().phys(), &mut Strings::take()) {
-        Ok(info) => boot::start(info),
+        Ok(info) => boot::start(&info, memory),
         Err(why) => boot::fail(format_args!("{why}")),
     }
 }

@@ -1,7 +1,7 @@
 //! From the boot loader's hands to the first guest.
 //!
 //! `entry.S` meets the loader, builds provisional page tables and calls the image's `image_main`, which
-//! calls [`BootInfo::read`] and then [`start`]. Everything the loader says is checked here once: the
+//! calls [`BootInfo::read`] and then `start`. Everything the loader says is checked here once: the
 //! rest of the hypervisor may believe a [`BootInfo`]. A boot that cannot go on ends in [`fail`] with
 //! one line that says why.
 
@@ -9,17 +9,20 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 
-use crate::{cmdline, dev::console, info, warn};
-
 #[cfg(feature = "bare-metal")]
 pub mod entry;
+pub mod free;
 pub mod memmap;
 pub mod multiboot;
 pub mod phys;
 pub mod pvh;
+#[cfg(feature = "bare-metal")]
+mod story;
 pub mod strings;
 
 use phys::PhysRead;
+#[cfg(feature = "bare-metal")]
+pub use story::{other_cpu, start};
 use strings::Strings;
 
 /// What kind of memory a range of the loader's map is.
@@ -228,21 +231,6 @@ impl BootInfo {
 pub fn fail(why: fmt::Arguments<'_>) -> ! {
     crate::error!("cannot boot: {why}");
     crate::panic::end()
-}
-
-/// Boots: console, CPU, memory, ACPI, other CPUs, virtualisation, domains; ends in the scheduler.
-pub fn start(info: BootInfo) -> ! {
-    let options = cmdline::parse(info.cmdline, &mut |line| warn!("{line}"));
-    crate::panic::set_options(options.noreboot, options.com1);
-    console::init(options.com1, options.loglvl);
-    info!(
-        "Tollgate {} by {}, {} MiB of RAM, {} modules",
-        env!("CARGO_PKG_VERSION"),
-        info.loader,
-        info.ram() >> 20,
-        info.modules.len()
-    );
-    fail(format_args!("memory management is not built yet"))
 }
 
 #[cfg(test)]

@@ -36,9 +36,9 @@ pub trait PhysRead {
     }
 }
 
-/// Memory as the boot page tables show it: the first 4 GiB. Good until [`crate::mm::paging`] has
+/// Memory as the boot page tables show it: the first 4 GiB. Good until `mm::paging` has
 /// installed the final tables, which hold RAM only.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct BootMap(());
 
 impl BootMap {

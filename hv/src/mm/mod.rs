@@ -6,6 +6,8 @@ pub mod grants;
 pub mod guest;
 pub mod heap;
 pub mod p2m;
+#[cfg(feature = "bare-metal")]
+pub(crate) mod paging;
 pub mod shared;
 pub mod tlb;
 

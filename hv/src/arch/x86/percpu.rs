@@ -21,7 +21,7 @@ pub struct PerCpu {
     /// Local APIC id.
     pub apic_id: u32,
     /// Lowest address of its stacks.
-    pub(crate) stacks: AtomicU64,
+    pub(crate) stacks: u64,
     /// Non-maskable interrupts so far.
     pub nmis: AtomicU64,
     /// What runs here, for a panic to tell.
@@ -89,7 +89,7 @@ impl PerCpu {
             address: AtomicPtr::new(core::ptr::null_mut()),
             id,
             apic_id,
-            stacks: AtomicU64::new(stacks),
+            stacks,
             nmis: AtomicU64::new(0),
             current: Current::new(),
             epoch: CpuEpoch::default(),

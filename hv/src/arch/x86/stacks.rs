@@ -70,3 +70,9 @@ unsafe impl Sync for CpuStacks {}
 /// The boot CPU's stacks.
 #[cfg_attr(feature = "bare-metal", unsafe(link_section = ".bss.stacks"))]
 pub static BOOT_STACKS: CpuStacks = CpuStacks { bytes: UnsafeCell::new([0; CpuStacks::SIZE]) };
+
+/// Where the boot CPU's stacks begin.
+#[must_use]
+pub fn boot_stacks() -> u64 {
+    crate::mm::direct::u64_of((&raw const BOOT_STACKS).addr())
+}
