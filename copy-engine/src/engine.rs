@@ -89,9 +89,7 @@ pub struct Engine {
 
 impl Engine {
     /// SSE2, which every x86-64 processor has: needs no probing, for statics and tests.
-    // SAFETY: SSE2 belongs to the target.
-    pub const SSE2: Self =
-        Self { kernel: Kernel::Sse2(unsafe { Sse2::new_unchecked() }), asks_xinuse: false };
+    pub const SSE2: Self = Self { kernel: Kernel::Sse2(Sse2::BASELINE), asks_xinuse: false };
 
     /// Chooses a kernel for this processor: the one asked for, or the fastest in a measurement of some
     /// hundred short copies within `scratch`, timed by `clock` (RDTSC).
@@ -130,10 +128,44 @@ impl Engine {
         }
     }
 
-    /// Opens a session: once per hypercall, not per element. Saves what the kernel will touch of the
-    /// guest's vector state; dropping it puts it back.
+    /// Opens a session: once per hypercall, not per element. It saves what the kernel will touch of the
+    /// guest's vector state when that first pays; dropping it puts it back.
     #[inline]
     pub fn begin(&self) -> Session<'_> {
         Session::begin(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn every_choice_reads_back() {
+        for choice in Choice::ALL {
+            assert_eq!(Choice::parse(choice.name()), Some(choice));
+        }
+        for word in ["", "AVX2", "avx", "sse", "avx2 ", "movsb"] {
+            assert_eq!(Choice::parse(word), None);
+        }
+    }
+
+    #[test]
+    fn a_named_kernel_is_taken_or_refused_by_name() {
+        let mut scratch = Scratch::new();
+        for choice in &Choice::ALL[1..] {
+            match Engine::select(*choice, &mut scratch, || panic!("nothing to measure")) {
+                Ok((engine, selection)) => {
+                    assert_eq!(engine.name(), choice.name());
+                    assert_eq!(selection.to_string(), std::format!("{} (as asked)", choice.name()));
+                }
+                Err(missing) => {
+                    assert!(matches!(choice, Choice::Avx2 | Choice::Avx512));
+                    assert!(missing.to_string().starts_with(&std::format!("copy={}: ", choice.name())));
+                }
+            }
+        }
     }
 }

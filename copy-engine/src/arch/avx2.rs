@@ -6,7 +6,7 @@
 use core::arch::asm;
 
 use super::long::{ends, long_copies};
-use super::{Isa, descends, distance, overlap, overlaps, up_to_16};
+use super::{Isa, SHORT, descends, distance, overlap, overlaps, up_to_16};
 use crate::cpu;
 
 /// Token: AVX2 may be executed.
@@ -37,29 +37,63 @@ long_copies!("vmovdqu", "vmovdqa", 32, 128, "ymm0", [
     "ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1", "ymm2" at 64 as "xmm2", "ymm3" at 96 as "xmm3"
 ]);
 
+/// Copies up to [`SHORT`] bytes; any overlap.
+///
+/// # Safety
+/// As [`crate::Session::copy`], the processor must have AVX2; `len` at most [`SHORT`].
+#[inline(always)]
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: in each case `len` is at least what one end takes and at most what both take.
+    unsafe {
+        if len >= 64 {
+            ends!(dst, src, len, "vmovdqu",
+                ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
+                ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
+        } else if len >= 32 {
+            ends!(dst, src, len, "vmovdqu", ["ymm0" at 0 as "xmm0"], ["ymm1" at 32 as "xmm1"]);
+        } else if len >= 16 {
+            ends!(dst, src, len, "vmovdqu", ["xmm0" at 0 as "xmm0"], ["xmm1" at 16 as "xmm1"]);
+        } else {
+            up_to_16(dst, src, len);
+        }
+    }
+}
+
+/// Copies 128 to 256 bytes between ranges that do not overlap: the first 128 bytes, then the last.
+///
+/// # Safety
+/// As [`crate::Session::copy`], the processor must have AVX2; `len` in 128..=256, no overlap.
+#[inline(always)]
+unsafe fn two_blocks(dst: *mut u8, src: *const u8, len: usize) {
+    let last = len - 128;
+    // SAFETY: both blocks lie within the ranges, `len` being at least one of them.
+    unsafe {
+        ends!(dst, src, 128_usize, "vmovdqu",
+            ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
+            ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
+        ends!(dst.add(last), src.add(last), 128_usize, "vmovdqu",
+            ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
+            ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
+    }
+}
+
 impl Isa for Avx2 {
     const NAME: &'static str = "avx2";
 
     #[inline(always)]
-    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: the caller's promises; in each case `len` is at least what one end takes and at most what
-        // both take; the long routines get no overlap.
+    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
+        // SAFETY: the caller's promises and the token, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= 128 {
-                if len >= 64 {
-                    ends!(dst, src, len, "vmovdqu",
-                        ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
-                        ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
-                } else if len >= 32 {
-                    ends!(dst, src, len, "vmovdqu", ["ymm0" at 0 as "xmm0"], ["ymm1" at 32 as "xmm1"]);
-                } else if len >= 16 {
-                    ends!(dst, src, len, "vmovdqu", ["xmm0" at 0 as "xmm0"], ["xmm1" at 16 as "xmm1"]);
-                } else {
-                    up_to_16(dst, src, len);
-                }
-            } else if overlaps(distance(dst, src), len) {
+            if len <= SHORT {
+                return short(dst, src, len);
+            }
+            before_long();
+            let distance = distance(dst, src);
+            if overlaps(distance, len) {
                 overlap::copy(dst, src, len);
-            } else if descends(distance(dst, src)) {
+            } else if len <= 256 {
+                two_blocks(dst, src, len);
+            } else if descends(distance) {
                 descend(dst, src, len);
             } else {
                 ascend(dst, src, len);

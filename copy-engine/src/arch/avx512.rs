@@ -7,7 +7,7 @@
 use core::arch::asm;
 
 use super::long::{ends, long_copies};
-use super::{Isa, descends, distance, overlap, overlaps, up_to_16};
+use super::{Isa, SHORT, descends, distance, overlap, overlaps, up_to_16};
 use crate::cpu;
 
 /// Token: AVX-512 F and VL may be executed.
@@ -38,31 +38,45 @@ long_copies!("vmovdqu64", "vmovdqa64", 64, 256, "zmm16", [
     "zmm16" at 0 as "xmm16", "zmm17" at 64 as "xmm17", "zmm18" at 128 as "xmm18", "zmm19" at 192 as "xmm19"
 ]);
 
+/// Copies up to [`SHORT`] bytes; any overlap.
+///
+/// # Safety
+/// As [`crate::Session::copy`], the processor must have AVX-512 F and VL; `len` at most [`SHORT`].
+#[inline(always)]
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: in each case `len` is at least what one end takes and at most what both take.
+    unsafe {
+        if len >= 64 {
+            ends!(dst, src, len, "vmovdqu64", ["zmm16" at 0 as "xmm16"], ["zmm17" at 64 as "xmm17"]);
+        } else if len >= 32 {
+            ends!(dst, src, len, "vmovdqu64", ["ymm16" at 0 as "xmm16"], ["ymm17" at 32 as "xmm17"]);
+        } else if len >= 16 {
+            ends!(dst, src, len, "vmovdqu64", ["xmm16" at 0 as "xmm16"], ["xmm17" at 16 as "xmm17"]);
+        } else {
+            up_to_16(dst, src, len);
+        }
+    }
+}
+
 impl Isa for Avx512 {
     const NAME: &'static str = "avx512";
 
     #[inline(always)]
-    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize) {
-        // SAFETY: the caller's promises; in each case `len` is at least what one end takes and at most what
-        // both take; the long routines get no overlap.
+    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
+        // SAFETY: the caller's promises and the token, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= 128 {
-                if len >= 64 {
-                    ends!(dst, src, len, "vmovdqu64", ["zmm16" at 0 as "xmm16"], ["zmm17" at 64 as "xmm17"]);
-                } else if len >= 32 {
-                    ends!(dst, src, len, "vmovdqu64", ["ymm16" at 0 as "xmm16"], ["ymm17" at 32 as "xmm17"]);
-                } else if len >= 16 {
-                    ends!(dst, src, len, "vmovdqu64", ["xmm16" at 0 as "xmm16"], ["xmm17" at 16 as "xmm17"]);
-                } else {
-                    up_to_16(dst, src, len);
-                }
-            } else if len <= 256 {
+            if len <= SHORT {
+                return short(dst, src, len);
+            }
+            before_long();
+            let distance = distance(dst, src);
+            if len <= 256 {
                 ends!(dst, src, len, "vmovdqu64",
                     ["zmm16" at 0 as "xmm16", "zmm17" at 64 as "xmm17"],
                     ["zmm18" at 128 as "xmm18", "zmm19" at 64 as "xmm19"]);
-            } else if overlaps(distance(dst, src), len) {
+            } else if overlaps(distance, len) {
                 overlap::copy(dst, src, len);
-            } else if descends(distance(dst, src)) {
+            } else if descends(distance) {
                 descend(dst, src, len);
             } else {
                 ascend(dst, src, len);

@@ -100,7 +100,7 @@ macro_rules! long_copies {
 /// in the second.
 macro_rules! ends {
     (
-        $dst:ident, $src:ident, $len:ident, $move:literal,
+        $dst:expr, $src:expr, $len:expr, $move:literal,
         [$($low:literal at $low_offset:literal as $low_clobber:tt),*],
         [$($high:literal at $high_offset:literal as $high_clobber:tt),*]
     ) => {

@@ -28,6 +28,9 @@ mod overlap;
 pub mod rep;
 pub mod sse2;
 
+/// Longest copy that is short: what both ends take of four registers of 32 bytes.
+const SHORT: usize = 128;
+
 /// Distances below this make long copies descend. Half of the period: the store that a load could meet is
 /// then always at least 2 KiB old.
 const DESCEND_BELOW: usize = 2048;
@@ -37,11 +40,11 @@ pub(crate) trait Isa: Copy + 'static {
     /// Its name on the command line and in the boot log.
     const NAME: &'static str;
 
-    /// Copies. Always inlined: see the module's text.
+    /// Copies. Always inlined: see the module's text. Calls `before_long` first if the copy is a long one.
     ///
     /// # Safety
     /// As [`crate::Session::copy`], and the caller has arranged for the registers the kernel overwrites.
-    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize);
+    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce());
 }
 
 /// The bytes by which `dst` lies above `src`, wrapping.

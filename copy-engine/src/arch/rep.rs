@@ -1,6 +1,6 @@
-//! `REP MOVS`: the processor's own string move for long copies, the SSE2 kernel's for short ones.
+//! `REP MOVS`: the processor's own string move for long copies, the SSE2 kernel for shorter ones.
 //!
-//! The string move costs some 10 to 30 cycles to start, so up to 128 bytes go the short way. Long copies use
+//! The string move costs 20 to 60 cycles to start: below a kilobyte SSE2 is done before. Longer copies use
 //! MOVSQ, which runs the same microcode as MOVSB where that is fast, and at a word a step where it is not
 //! (emulators, processors without ERMS); the last 8 bytes are copied once more, unaligned, for the remainder.
 //!
@@ -9,8 +9,10 @@
 
 use core::arch::asm;
 
-use super::{Isa, distance, overlap, overlaps, sse2};
+use super::{Isa, SHORT, distance, overlap, overlaps, sse2};
 
+/// Shortest copy worth the string move's start.
+const LEAST: usize = 1024;
 /// Distances, modulo 4096, from 1 to this one are not for the string move.
 const TRAP: usize = 63;
 
@@ -63,15 +65,17 @@ impl Isa for Rep {
     const NAME: &'static str = "rep";
 
     #[inline(always)]
-    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize) {
-        let distance = distance(dst, src);
+    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= 128 {
-                sse2::short(dst, src, len);
-            } else if overlaps(distance, len) {
+            if len <= SHORT {
+                return sse2::short(dst, src, len);
+            }
+            before_long();
+            let distance = distance(dst, src);
+            if overlaps(distance, len) {
                 overlap::copy(dst, src, len);
-            } else if (distance & 0xfff).wrapping_sub(1) < TRAP {
+            } else if len < LEAST || (distance & 0xfff).wrapping_sub(1) < TRAP {
                 sse2::long(dst, src, len);
             } else {
                 string_move(dst, src, len);

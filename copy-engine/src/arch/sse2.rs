@@ -1,13 +1,16 @@
 //! SSE2: 16-byte vectors in XMM0-7, which every x86-64 processor has and the exit stub has saved.
 
 use super::long::{ends, long_copies};
-use super::{Isa, descends, distance, overlap, overlaps, up_to_16};
+use super::{Isa, SHORT, descends, distance, overlap, overlaps, up_to_16};
 
 /// Token: SSE2 may be executed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sse2(());
 
 impl Sse2 {
+    /// The token every x86-64 processor has.
+    pub const BASELINE: Self = Self(());
+
     /// Part of the x86-64 baseline: always there.
     pub const fn new() -> Option<Self> {
         Some(Self(()))
@@ -32,10 +35,10 @@ long_copies!("movdqu", "movdqa", 16, 128, "xmm0", [
     "xmm4" at 64 as "xmm4", "xmm5" at 80 as "xmm5", "xmm6" at 96 as "xmm6", "xmm7" at 112 as "xmm7"
 ]);
 
-/// Copies up to 128 bytes; any overlap.
+/// Copies up to [`SHORT`] bytes; any overlap.
 ///
 /// # Safety
-/// As [`crate::Session::copy`]; `len` at most 128.
+/// As [`crate::Session::copy`]; `len` at most [`SHORT`].
 #[inline(always)]
 pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
@@ -56,10 +59,10 @@ pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
-/// Copies more than 128 bytes between ranges that do not overlap.
+/// Copies more than [`SHORT`] bytes between ranges that do not overlap.
 ///
 /// # Safety
-/// As [`crate::Session::copy`]; `len` at least 128, no overlap.
+/// As [`crate::Session::copy`]; `len` more than [`SHORT`], no overlap.
 #[inline(always)]
 pub(super) unsafe fn long(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's promises.
@@ -76,12 +79,14 @@ impl Isa for Sse2 {
     const NAME: &'static str = "sse2";
 
     #[inline(always)]
-    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize) {
+    unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= 128 {
-                short(dst, src, len);
-            } else if overlaps(distance(dst, src), len) {
+            if len <= SHORT {
+                return short(dst, src, len);
+            }
+            before_long();
+            if overlaps(distance(dst, src), len) {
                 overlap::copy(dst, src, len);
             } else {
                 long(dst, src, len);
