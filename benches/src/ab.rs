@@ -2,6 +2,10 @@
 //! meets both; medians, and the median of the paired ratios with its confidence interval.
 
 use serde::Serialize;
+use std::hint::spin_loop;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a sample lasts at least.
@@ -33,15 +37,86 @@ pub fn compare(
     mut ours: impl FnMut(),
     mut peer: impl FnMut(),
 ) -> Row {
-    let (reps_ours, reps_peer) = (repetitions(&mut ours), repetitions(&mut peer));
+    let mut ours = |n| time(&mut ours, n);
+    let mut peer = |n| time(&mut peer, n);
+    compare_timed(name, unit, elements, samples, &mut ours, &mut peer)
+}
+
+/// Compares two players of two threads each. A sample takes as long as its slower thread.
+pub fn compare_pairs(
+    name: &str,
+    unit: &'static str,
+    elements: usize,
+    samples: usize,
+    ours: [&mut (dyn FnMut() + Send); 2],
+    peer: [&mut (dyn FnMut() + Send); 2],
+) -> Row {
+    let ([ours0, ours1], [peer0, peer1]) = (ours, peer);
+    let (order, done) = (Order::default(), Barrier::new(2));
+    thread::scope(|s| {
+        s.spawn(|| {
+            while let Some((second, n)) = order.wait() {
+                time(if second { &mut *peer1 } else { &mut *ours1 }, n);
+                done.wait();
+            }
+        });
+        let both = |work: &mut dyn FnMut(), second, n| {
+            order.send(Some((second, n)));
+            let start = Instant::now();
+            time(work, n);
+            done.wait();
+            start.elapsed()
+        };
+        let mut ours = |n| both(&mut *ours0, false, n);
+        let mut peer = |n| both(&mut *peer0, true, n);
+        let row = compare_timed(name, unit, elements, samples, &mut ours, &mut peer);
+        order.send(None);
+        row
+    })
+}
+
+/// What the second thread is to do next: whose work, and how often. Spun for: a sleeping thread would begin
+/// late.
+#[derive(Default)]
+struct Order(AtomicU64);
+
+impl Order {
+    const STOP: u64 = u64::MAX;
+
+    fn send(&self, work: Option<(bool, u32)>) {
+        let word = work.map_or(Self::STOP, |(second, n)| u64::from(second) << 32 | u64::from(n));
+        self.0.store(word, Ordering::Release);
+    }
+
+    fn wait(&self) -> Option<(bool, u32)> {
+        loop {
+            match self.0.swap(0, Ordering::AcqRel) {
+                0 => spin_loop(),
+                Self::STOP => return None,
+                word => return Some((word >> 32 != 0, u32::try_from(word & 0xffff_ffff).unwrap_or(0))),
+            }
+        }
+    }
+}
+
+/// `ours` and `peer` do their work so many times and tell how long it took.
+fn compare_timed(
+    name: &str,
+    unit: &'static str,
+    elements: usize,
+    samples: usize,
+    ours: &mut dyn FnMut(u32) -> Duration,
+    peer: &mut dyn FnMut(u32) -> Duration,
+) -> Row {
+    let (reps_ours, reps_peer) = (repetitions(ours), repetitions(peer));
     let (mut a, mut b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..samples {
         let (x, y) = if i % 2 == 0 {
-            let x = per_element(&mut ours, reps_ours, elements);
-            (x, per_element(&mut peer, reps_peer, elements))
+            let x = per_element(ours, reps_ours, elements);
+            (x, per_element(peer, reps_peer, elements))
         } else {
-            let y = per_element(&mut peer, reps_peer, elements);
-            (per_element(&mut ours, reps_ours, elements), y)
+            let y = per_element(peer, reps_peer, elements);
+            (per_element(ours, reps_ours, elements), y)
         };
         a.push(x);
         b.push(y);
@@ -58,17 +133,15 @@ pub fn compare(
     }
 }
 
-fn repetitions(work: &mut impl FnMut()) -> u32 {
+fn repetitions(work: &mut dyn FnMut(u32) -> Duration) -> u32 {
     let mut n = 1;
-    loop {
-        if time(work, n) >= SAMPLE || n >= 1 << 24 {
-            return n;
-        }
+    while work(n) < SAMPLE && n < 1 << 24 {
         n *= 2;
     }
+    n
 }
 
-fn time(work: &mut impl FnMut(), n: u32) -> Duration {
+fn time<W: FnMut() + ?Sized>(work: &mut W, n: u32) -> Duration {
     let start = Instant::now();
     for _ in 0..n {
         work();
@@ -76,8 +149,8 @@ fn time(work: &mut impl FnMut(), n: u32) -> Duration {
     start.elapsed()
 }
 
-fn per_element(work: &mut impl FnMut(), n: u32, elements: usize) -> f64 {
-    time(work, n).as_secs_f64() * 1e9 / f64::from(n) / count(elements)
+fn per_element(work: &mut dyn FnMut(u32) -> Duration, n: u32, elements: usize) -> f64 {
+    work(n).as_secs_f64() * 1e9 / f64::from(n) / count(elements)
 }
 
 /// A count as a number to divide by.

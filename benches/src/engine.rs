@@ -10,6 +10,8 @@ pub const ME: u16 = 1;
 pub const GRANTERS: [u16; 2] = [2, 3];
 /// Grant entries of each granter; entry `i` grants the granter's frame `i` for writing to [`ME`].
 pub const GREFS: u32 = DATA_FRAMES;
+/// CPUs, and vCPUs of the caller: one each.
+pub const CPUS: usize = 2;
 /// First guest frame at which the caller maps grants: beyond all machine frames.
 pub const MAP_GFN: u32 = 4 * FRAMES_PER_DOMAIN;
 
@@ -49,7 +51,7 @@ pub fn unmarked(m: &Machine) -> bool {
 }
 
 /// Grant operations of [`ME`], from CPU `cpu`, as one hypercall each.
-pub trait Engine {
+pub trait Engine: Sync {
     /// What the tables call it.
     const NAME: &'static str;
 

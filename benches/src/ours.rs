@@ -5,7 +5,7 @@
 //! table edit per map, and the copy engine chosen as at boot. Left out, as in the baseline: the world
 //! switch, the walk of the caller's page tables for its arguments, and the TLB flush.
 
-use crate::engine::{Engine, GRANTERS, GREFS, MAP_GFN, ME};
+use crate::engine::{CPUS, Engine, GRANTERS, GREFS, MAP_GFN, ME};
 use crate::machine::{GRANT_FRAMES, Machine, PAGE};
 use copy_engine::{Choice, Scratch};
 use crossbeam_epoch::{Collector, LocalHandle};
@@ -19,9 +19,9 @@ use std::cell::OnceCell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// CPUs the tables are made for.
-const CPUS: u32 = 2;
-
+/// [`CPUS`] as the tables count.
+const CPUS_U32: u32 = 2;
+const _: () = assert!(CPUS_U32 as usize == CPUS);
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const GRANT: u64 = 4;
@@ -129,7 +129,7 @@ impl<'m> Dom<'m> {
     fn new(machine: &'m Machine, id: u16) -> Self {
         let shared = GrantFrames { machine, domain: id, taken: AtomicU32::new(0) };
         let limits = Limits { frames: GRANT_FRAMES, maptrack_frames: 1024 };
-        let table = Table::new(HeapPages, shared, limits, Policy::default(), CPUS).expect("memory");
+        let table = Table::new(HeapPages, shared, limits, Policy::default(), CPUS_U32).expect("memory");
         table.grow_to(GRANT_FRAMES).expect("memory");
         let p2m = P2m::new(MAP_GFN + GREFS);
         for index in 0..GREFS {
@@ -157,6 +157,11 @@ impl<'m> Domain for Dom<'m> {
     #[inline]
     fn grants(&self) -> &Table<Self::Frames> {
         &self.table
+    }
+
+    #[inline]
+    fn is_dying(&self) -> bool {
+        false
     }
 
     #[inline]

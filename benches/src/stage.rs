@@ -4,7 +4,7 @@ use crate::baseline::Xen;
 use crate::engine::{self, Engine};
 use crate::machine::Machine;
 use crate::ours::Ours;
-use crate::workload::{self, Player, Workload};
+use crate::workload::{self, Player, Seat, Workload};
 use copy_engine::Choice;
 
 /// A workload about to be played. Its machine is leaked: benches are short-lived.
@@ -22,7 +22,7 @@ impl<E: Engine> Stage<E> {
     #[must_use]
     pub fn new(workload: &Workload, make: impl FnOnce(&'static Machine) -> E) -> Self {
         let machine: &'static Machine = Box::leak(Box::new(engine::machine()));
-        let player = Player::new(workload).expect("definitions fit the machine");
+        let player = Player::new(workload, Seat::ALONE).expect("definitions fit the machine");
         let mut stage = Self { engine: make(machine), player, machine };
         stage.round();
         stage.player.statuses_good::<E>().unwrap_or_else(|wrong| panic!("{wrong}"));

@@ -1,6 +1,6 @@
 //! Workloads: read from `definitions/*.toml`, made into arrays of operations, played and verified.
 
-use crate::engine::{Engine, GRANTERS, GREFS, MAP_GFN, ME};
+use crate::engine::{CPUS, Engine, GRANTERS, GREFS, MAP_GFN, ME};
 use crate::machine::{Machine, PAGE};
 use anyhow::{Context, Result, ensure};
 use gnttab_fast::DomId;
@@ -17,6 +17,26 @@ pub const DEFINITIONS: [(&str, &str); 3] = [
 
 /// First reference used: those below are the toolstack's.
 const FIRST_GREF: u32 = 8;
+
+/// Which CPU a player calls from and which pages it uses, so that two can play at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    /// Added to the CPUs of the definition.
+    pub cpu: usize,
+    /// First page, or reference, that is read or mapped.
+    pub source: u32,
+    /// First page, or reference, that is written; and how far into the mapping range it maps.
+    pub dest: u32,
+}
+
+impl Seat {
+    /// Alone on the machine.
+    pub const ALONE: Self = Self { cpu: 0, source: FIRST_GREF, dest: FIRST_GREF };
+    /// Beside [`ALONE`](Self::ALONE), on the other CPU, with references of its own.
+    pub const OWN_GREFS: Self = Self { cpu: 1, source: GREFS / 4, dest: GREFS / 4 };
+    /// Beside [`ALONE`](Self::ALONE), on the other CPU, reading or mapping the same references.
+    pub const SAME_GREFS: Self = Self { cpu: 1, source: FIRST_GREF, dest: GREFS / 4 };
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,24 +185,25 @@ impl Player {
     ///
     /// # Errors
     /// If the definition asks for what the machine does not have.
-    pub fn new(w: &Workload) -> Result<Self> {
+    pub fn new(w: &Workload, seat: Seat) -> Result<Self> {
         let mut steps: Vec<Prepared> = Vec::new();
         let mut elements = 0;
         for s in &w.step {
-            ensure!(s.batch > 0 && s.count > 0 && s.cpu < 2, "{}: empty step or no such CPU", w.name);
+            let cpu = s.cpu + seat.cpu;
+            ensure!(s.batch > 0 && s.count > 0 && cpu < CPUS, "{}: empty step or no such CPU", w.name);
             steps.push(match s.op {
                 Op::Copy => {
                     elements += s.count;
-                    copies(w, s)?
+                    copies(w, s, seat)?
                 }
                 Op::Map => {
                     elements += s.count;
-                    maps(w, s)?
+                    maps(w, s, seat)?
                 }
                 Op::Unmap => {
                     let from =
                         steps.len().checked_sub(1).with_context(|| format!("{}: nothing mapped", w.name))?;
-                    unmaps(w, s, &steps[from], from)?
+                    unmaps(w, s, cpu, &steps[from], from)?
                 }
             });
         }
@@ -292,11 +313,11 @@ impl Player {
     }
 }
 
-fn copies(w: &Workload, s: &Step) -> Result<Prepared> {
+fn copies(w: &Workload, s: &Step, seat: Seat) -> Result<Prepared> {
     ensure!(!s.lens.is_empty(), "{}: copies need lengths", w.name);
     // Own pages read and own pages written are kept apart.
-    let mut from = Cursor::new(s.source, FIRST_GREF, s.source_offset, s.per_source);
-    let first_dest = if s.source == s.dest { GREFS / 2 } else { FIRST_GREF };
+    let mut from = Cursor::new(s.source, seat.source, s.source_offset, s.per_source);
+    let first_dest = if s.source == s.dest { seat.dest + GREFS / 2 } else { seat.dest };
     let mut to = Cursor::new(s.dest, first_dest, 0, s.per_dest);
     let flag = |side, flag| if side == Side::Own { 0 } else { flag };
     let flags = flag(s.source, copy_flags::SOURCE_GREF) | flag(s.dest, copy_flags::DEST_GREF);
@@ -307,26 +328,26 @@ fn copies(w: &Workload, s: &Step) -> Result<Prepared> {
         frames.push((from, to));
     }
     ensure!(from.page < GREFS && to.page < GREFS, "{}: more pages than there are", w.name);
-    Ok(Prepared::Copy { cpu: s.cpu, batch: s.batch, ops, frames })
+    Ok(Prepared::Copy { cpu: s.cpu + seat.cpu, batch: s.batch, ops, frames })
 }
 
-fn maps(w: &Workload, s: &Step) -> Result<Prepared> {
+fn maps(w: &Workload, s: &Step, seat: Seat) -> Result<Prepared> {
     let count = u32::try_from(s.count)?;
-    ensure!(FIRST_GREF + count <= GREFS, "{}: more maps than references", w.name);
+    ensure!(seat.source.max(seat.dest) + count <= GREFS, "{}: more maps than references", w.name);
     let flags = map_flags::HOST_MAP | if s.readonly { map_flags::READONLY } else { 0 };
     let op = |i: u32| MapGrantRef {
-        host_addr: u64::from(MAP_GFN + i) << 12,
+        host_addr: u64::from(MAP_GFN + seat.dest + i) << 12,
         flags,
-        gref: FIRST_GREF + i,
+        gref: seat.source + i,
         dom: GRANTERS[0],
         ..MapGrantRef::default()
     };
-    Ok(Prepared::Map { cpu: s.cpu, batch: s.batch, ops: (0..count).map(op).collect() })
+    Ok(Prepared::Map { cpu: s.cpu + seat.cpu, batch: s.batch, ops: (0..count).map(op).collect() })
 }
 
-fn unmaps(w: &Workload, s: &Step, maps: &Prepared, from: usize) -> Result<Prepared> {
+fn unmaps(w: &Workload, s: &Step, cpu: usize, maps: &Prepared, from: usize) -> Result<Prepared> {
     let Prepared::Map { ops, .. } = maps else { anyhow::bail!("{}: an unmap follows its map", w.name) };
     ensure!(ops.len() == s.count, "{}: {} mapped, {} unmapped", w.name, ops.len(), s.count);
     let ops = ops.iter().map(|m| UnmapGrantRef { host_addr: m.host_addr, ..UnmapGrantRef::default() });
-    Ok(Prepared::Unmap { cpu: s.cpu, batch: s.batch, ops: ops.collect(), from })
+    Ok(Prepared::Unmap { cpu, batch: s.batch, ops: ops.collect(), from })
 }

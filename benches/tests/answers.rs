@@ -4,7 +4,7 @@ use benches::baseline::Xen;
 use benches::engine::{self, Engine};
 use benches::machine::Machine;
 use benches::ours::Ours;
-use benches::workload::{self, Player};
+use benches::workload::{self, Player, Seat};
 use copy_engine::Choice;
 
 fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> E) {
@@ -12,7 +12,7 @@ fn plays_all<'m, E: Engine>(machine: &'m Machine, make: impl Fn(&'m Machine) -> 
     assert!(all.len() >= 15);
     for w in all {
         let engine = make(machine);
-        let mut player = Player::new(&w).expect("definitions fit the machine");
+        let mut player = Player::new(&w, Seat::ALONE).expect("definitions fit the machine");
         for seed in 1..3 {
             player.verified_round(&engine, machine, seed).unwrap_or_else(|e| panic!("{}: {e}", w.name));
         }
@@ -54,7 +54,7 @@ fn an_idle_engine_is_found_out() {
     }
     let machine = engine::machine();
     for w in workload::all().expect("definitions parse") {
-        let mut player = Player::new(&w).expect("definitions fit the machine");
+        let mut player = Player::new(&w, Seat::ALONE).expect("definitions fit the machine");
         assert!(player.verified_round(&Idle, &machine, 1).is_err(), "{}", w.name);
     }
 }

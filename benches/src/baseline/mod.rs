@@ -26,7 +26,7 @@ mod map;
 mod maptrack;
 mod table;
 
-use crate::engine::{Engine, GRANTERS, GREFS, MAP_GFN, ME};
+use crate::engine::{CPUS, Engine, GRANTERS, GREFS, MAP_GFN, ME};
 use crate::machine::Machine;
 use crossbeam_utils::CachePadded;
 use frame::PageInfo;
@@ -38,8 +38,6 @@ use table::Table;
 
 /// Buckets of the domain hash.
 const HASH: usize = 256;
-/// CPUs, and vCPUs of the mapping domain: one each.
-const CPUS: usize = 2;
 
 /// A domain.
 struct Domain {
