@@ -268,13 +268,11 @@ impl Vcpu {
         }
         let clean = if host_cpu::features().vmcb_clean { clean::ALL & !self.dirty } else { 0 };
         self.control().clean = clean;
-        let other_xcr0 = self.xstate.guest_xcr0();
+        let other_xcr0 = self.xstate.enter_guest();
         // SAFETY: root mode with interrupts off (the run loop's rule); the VMCB is ours, and its CPU's alone while
         // `self` is borrowed; `host_state` was filled by `init_cpu`, without which no scheduler runs here.
         unsafe { run::enter(&raw mut self.switched, self.frame.0 << PAGE_SHIFT, cpu.vt.host_state()) };
-        if other_xcr0 {
-            XState::host_xcr0();
-        }
+        self.xstate.leave_guest(other_xcr0);
         cpu.tlb.leave();
         self.dirty = 0;
         let c = self.control();

@@ -108,20 +108,37 @@ impl XState {
         }
     }
 
-    /// Just before entering the guest: its XCR0, where it differs. True: call [`XState::host_xcr0`] after.
-    pub fn guest_xcr0(&self) -> bool {
+    /// Just before entering the guest: its XCR0, where it differs from ours. The result is for
+    /// [`XState::leave_guest`].
+    pub fn enter_guest(&self) -> bool {
         let differs = offered() != 0 && self.xcr0 != host_value();
         if differs {
-            // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0` or is the one of reset.
-            unsafe { _xsetbv_(self.xcr0) };
+            // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0`, is the one of reset, or was this
+            // CPU's already.
+            unsafe { set_xcr0(self.xcr0) };
         }
         differs
     }
 
     /// Just after: ours again.
-    pub fn host_xcr0() {
-        // SAFETY: the value the boot set.
-        unsafe { _xsetbv_(host_value()) };
+    ///
+    /// QEMU 7.2's TCG does not intercept XSETBV: the guest's runs by itself, so what it left is looked at, or the
+    /// copy kernels would meet it. Such a machine is known by having XSAVE but no next-RIP saving, which every
+    /// CPU with XSAVE has.
+    pub fn leave_guest(&mut self, differed: bool) {
+        if offered() == 0 {
+            return;
+        }
+        let mut differs = differed;
+        if !cpu::features().nrips {
+            // SAFETY: XSAVE is on.
+            self.xcr0 = unsafe { xgetbv0() };
+            differs = self.xcr0 != host_value();
+        }
+        if differs {
+            // SAFETY: the value the boot set.
+            unsafe { set_xcr0(host_value()) };
+        }
     }
 }
 
@@ -138,16 +155,20 @@ fn host_value() -> u64 {
     *VALUE.call_once(|| unsafe { xgetbv0() })
 }
 
+/// # Safety
+/// XSAVE is on.
 #[target_feature(enable = "xsave")]
 unsafe fn xgetbv0() -> u64 {
     // SAFETY: XCR0 exists where XSAVE is on.
     unsafe { _xgetbv(0) }
 }
 
-unsafe fn _xsetbv_(value: u64) {
+/// # Safety
+/// XSAVE is on, and the CPU takes `value`.
+unsafe fn set_xcr0(value: u64) {
     #[target_feature(enable = "xsave")]
     unsafe fn set(value: u64) {
-        // SAFETY: the caller's: a valid value, XSAVE on.
+        // SAFETY: the caller's.
         unsafe { _xsetbv(0, value) }
     }
     // SAFETY: the caller's.
