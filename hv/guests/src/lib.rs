@@ -1,2 +1,19 @@
-//! See the crate description; the module docs come with the code.
-#![no_std]
+//! Tollgate's own small guests: PVH kernels that speak the Xen guest ABI and nothing of ours.
+//!
+//! `netfront` and `netback` exchange a capture's frames the way Linux's split drivers do and check every
+//! byte; `bench` counts instructions; `hello` and `hello32` try the whole interface once, in both widths;
+//! `faulty` misbehaves on request. They run on any Xen-compatible hypervisor, which is how the hypervisor
+//! and its tests are kept apart.
+//!
+//! Without the feature `bare-metal` this is a host library with what `cargo xtask` shares with the guests.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod cut;
+pub mod options;
+pub mod ring;
+pub mod trace;
+
+#[cfg(feature = "bare-metal")]
+pub mod rt;
