@@ -101,8 +101,8 @@ fn read_acpi(info: &BootInfo, memory: &BootMap) -> Acpi {
     acpi
 }
 
-/// Ends the boot page tables: final page tables, frame allocator, and with them the heap.
-fn take_over_memory(info: &BootInfo, memory: BootMap) -> Trampoline {
+/// Ends the boot page tables, and with them their only view: final page tables, frame allocator, heap.
+fn take_over_memory(info: &BootInfo, _view: BootMap) -> Trampoline {
     /// Below lies what firmware may still use; only the trampoline is taken from there.
     const LOW: u64 = 1 << 20;
     let ram = || {
@@ -122,18 +122,16 @@ fn take_over_memory(info: &BootInfo, memory: BootMap) -> Trampoline {
     let out_of_memory = || -> ! { fail(format_args!("too little memory for the hypervisor's own tables")) };
 
     let Some(page) = page else { fail(format_args!("no RAM below 640 KiB to start other CPUs from")) };
-    // SAFETY: the boot page tables are in force and `memory`, the view of them, is given up below; `free`
-    // and `page` are what nobody uses.
-    let (root, trampoline) = unsafe {
+    // SAFETY: the boot page tables are in force, and the only view of them is given up; `free` and `page`
+    // are what nobody uses.
+    let trampoline = unsafe {
         let Some(root) = paging::choose_root(&mut free) else { out_of_memory() };
-        (root, Trampoline::write(page, root))
+        let trampoline = Trampoline::write(page, root);
+        if paging::install(info, &mut free, trampoline.page()).is_none() {
+            out_of_memory();
+        }
+        trampoline
     };
-    drop(memory);
-    // SAFETY: as above.
-    if unsafe { paging::install(info, &mut free, trampoline.page()) }.is_none() {
-        out_of_memory();
-    }
-    debug_assert!(root != 0);
     let Some(table) = free.take(frames::table_bytes(end), u64::MAX) else { out_of_memory() };
     // SAFETY: the table's bytes and the free ranges are nobody's; the final tables map all of them.
     unsafe { frames::init(phys_to_virt(table), end, ram(), free.iter()) };

@@ -23,8 +23,9 @@ impl Strings {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         static mut STORE: [u8; ROOM] = [0; ROOM];
         assert!(!TAKEN.swap(true, Ordering::Relaxed), "one store for boot strings");
+        let store = &raw mut STORE;
         // SAFETY: the flag above lets this be reached once, so the reference is the only one.
-        Self { free: unsafe { &mut *(&raw mut STORE) } }
+        Self { free: unsafe { &mut *store } }
     }
 
     #[cfg(test)]

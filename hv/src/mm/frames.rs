@@ -245,6 +245,7 @@ pub(crate) const fn table_bytes(end: u64) -> u64 {
 }
 
 /// The largest physical address the table can describe.
+#[cfg(feature = "bare-metal")]
 pub(crate) const LIMIT: u64 = (NONE as u64) << PAGE_SHIFT;
 
 /// Puts all frames under management: those of `ram` are the hypervisor's, those of `free` (parts of

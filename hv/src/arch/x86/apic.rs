@@ -2,7 +2,7 @@
 //!
 //! Root mode runs with interrupts off, so no register sequence here is interrupted; each CPU touches its
 //! own local APIC only. The mode is chosen once on the boot CPU and is the same everywhere. While none is
-//! chosen (early boot, a host) the calls do nothing.
+//! chosen, early in the boot, the calls do nothing.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
@@ -93,7 +93,6 @@ fn write(register: u32, value: u32) {
 }
 
 /// Chooses the mode on the boot CPU; `None` when the registers cannot be mapped.
-#[cfg(feature = "bare-metal")]
 pub(crate) fn choose(registers: u64) -> Option<&'static str> {
     const X2APIC_ENABLED: u64 = 1 << 10;
     // SAFETY: every 64-bit CPU has this register.
@@ -109,7 +108,6 @@ pub(crate) fn choose(registers: u64) -> Option<&'static str> {
 }
 
 /// Sets up the running CPU's local APIC, with the timer stopped.
-#[cfg(feature = "bare-metal")]
 pub(crate) fn init() {
     const ENABLE: u64 = 1 << 11;
     const ENABLE_X2APIC: u64 = 1 << 10;
@@ -134,7 +132,6 @@ pub(crate) fn init() {
 }
 
 /// Measures the timer's rate against the TSC, unless it takes deadlines. Ten milliseconds, once.
-#[cfg(feature = "bare-metal")]
 pub(crate) fn calibrate_timer() {
     if cpu::features().tsc_deadline {
         return;

@@ -28,7 +28,6 @@ enum Reset {
 static WAYS: Once<Ways> = Once::new();
 
 /// Remembers how the machine is switched off and reset.
-#[cfg(feature = "bare-metal")]
 pub(crate) fn init(acpi: &super::acpi::Acpi) {
     let reachable = |register| match register {
         Register::Port(port) => Some(Reset::Port(port)),
@@ -84,12 +83,14 @@ impl Sleep {
 /// Restarts the machine: by ACPI's reset register, the keyboard controller, a triple fault.
 pub fn reboot() -> ! {
     if let Some((reset, value)) = WAYS.get().and_then(|ways| ways.reset) {
-        // SAFETY: the FADT names this register as the one that resets the machine.
         match reset {
+            // SAFETY: the FADT names this port as the one that resets the machine.
             Reset::Port(at) => unsafe { port::write8(at, value) },
-            Reset::Memory(at) => unsafe {
-                core::ptr::with_exposed_provenance_mut::<u8>(at).write_volatile(value)
-            },
+            Reset::Memory(at) => {
+                let register = core::ptr::with_exposed_provenance_mut::<u8>(at);
+                // SAFETY: as above, and `init` mapped it.
+                unsafe { register.write_volatile(value) }
+            }
         }
         delay_us(50_000);
     }

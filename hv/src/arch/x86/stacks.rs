@@ -68,7 +68,7 @@ impl CpuStacks {
 unsafe impl Sync for CpuStacks {}
 
 /// The boot CPU's stacks.
-#[cfg_attr(feature = "bare-metal", unsafe(link_section = ".bss.stacks"))]
+#[unsafe(link_section = ".bss.stacks")]
 pub static BOOT_STACKS: CpuStacks = CpuStacks { bytes: UnsafeCell::new([0; CpuStacks::SIZE]) };
 
 /// Where the boot CPU's stacks begin.

@@ -85,8 +85,9 @@ pub(crate) fn load_on_boot_cpu() {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     static mut TABLES: CpuTables = CpuTables::new();
     assert!(!TAKEN.swap(true, Ordering::Relaxed), "the boot CPU has one set of tables");
+    let tables = &raw mut TABLES;
     // SAFETY: the flag lets this be reached once, so the reference is the only one.
-    let tables = unsafe { &mut *(&raw mut TABLES) };
+    let tables = unsafe { &mut *tables };
     tables.load(super::stacks::boot_stacks());
 }
 

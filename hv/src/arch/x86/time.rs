@@ -59,15 +59,9 @@ pub(super) fn scale(value: u64, factor: u64) -> u64 {
 }
 
 /// `numerator / denominator` as a 32.32 fixed-point number, saturating.
+#[cfg(any(test, feature = "bare-metal"))]
 pub(super) fn ratio(numerator: u64, denominator: u64) -> u64 {
     u64::try_from((u128::from(numerator) << 32) / u128::from(denominator.max(1))).unwrap_or(u64::MAX)
-}
-
-fn set_rate(hz: u64, start: u64) {
-    HZ.store(hz, Ordering::Relaxed);
-    START.store(start, Ordering::Relaxed);
-    NS_PER_TICK.store(ratio(NS_PER_S, hz), Ordering::Relaxed);
-    TICKS_PER_NS.store(ratio(hz, NS_PER_S), Ordering::Relaxed);
 }
 
 /// Waits at least that long.
@@ -84,11 +78,14 @@ pub(crate) use calibrate::init;
 
 #[cfg(feature = "bare-metal")]
 mod calibrate {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    use core::{
+        arch::x86_64::{__cpuid, __cpuid_count},
+        sync::atomic::Ordering,
+    };
 
     use super::{
         super::{cpu, port},
-        NS_PER_S, rdtsc, set_rate,
+        HZ, NS_PER_S, NS_PER_TICK, START, TICKS_PER_NS, ratio, rdtsc,
     };
 
     /// How long a measurement takes: an error of a microsecond in reading the reference is 40 ppm then.
@@ -104,6 +101,13 @@ mod calibrate {
             .or_else(|| by_pit().map(|hz| (hz, "the PIT")))?;
         set_rate(hz, start);
         Some(source)
+    }
+
+    fn set_rate(hz: u64, start: u64) {
+        HZ.store(hz, Ordering::Relaxed);
+        START.store(start, Ordering::Relaxed);
+        NS_PER_TICK.store(ratio(NS_PER_S, hz), Ordering::Relaxed);
+        TICKS_PER_NS.store(ratio(hz, NS_PER_S), Ordering::Relaxed);
     }
 
     fn from_cpuid() -> Option<u64> {
