@@ -14,6 +14,9 @@
 //! when it is negative and small. Long copies take the direction whose stores lie behind its loads. Inside
 //! a block every load precedes every store.
 //!
+//! **Speculation.** A length mispredicted may make a kernel load, speculatively, up to a block on either side of
+//! its range. What is loaded is only ever stored, never used as an address, so nothing of it can be observed.
+//!
 //! **Registers.** The assembly names its registers: XMM0-7 (saved by the exit stub), YMM0-3, ZMM16-19. The
 //! latter two are what [`crate::Session`] looks after. The functions are compiled without AVX enabled, so
 //! the compiler itself never keeps a value there, nor adds a VZEROUPPER that would lose a guest's state.
