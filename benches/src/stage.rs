@@ -1,4 +1,4 @@
-//! An engine, its machine and a workload, put together for the benches that want one value.
+//! An engine, its machine and a workload in one value, as the callgrind benches want it.
 
 use crate::baseline::Xen;
 use crate::engine::{self, Engine};
@@ -7,11 +7,10 @@ use crate::ours::Ours;
 use crate::workload::{self, Player, Seat, Workload};
 use copy_engine::Choice;
 
-/// A workload about to be played. Its machine is leaked: benches are short-lived.
+/// A workload about to be played. Its machine is leaked: callgrind's benches are a process each.
 pub struct Stage<E> {
     engine: E,
     player: Player,
-    machine: &'static Machine,
 }
 
 impl<E: Engine> Stage<E> {
@@ -23,7 +22,7 @@ impl<E: Engine> Stage<E> {
     pub fn new(workload: &Workload, make: impl FnOnce(&'static Machine) -> E) -> Self {
         let machine: &'static Machine = Box::leak(Box::new(engine::machine()));
         let player = Player::new(workload, Seat::ALONE).expect("definitions fit the machine");
-        let mut stage = Self { engine: make(machine), player, machine };
+        let mut stage = Self { engine: make(machine), player };
         stage.round();
         stage.player.statuses_good::<E>().unwrap_or_else(|wrong| panic!("{wrong}"));
         stage
@@ -33,22 +32,6 @@ impl<E: Engine> Stage<E> {
     #[inline]
     pub fn round(&mut self) {
         self.player.round(&self.engine);
-    }
-
-    /// Plays a round and checks all of it.
-    ///
-    /// # Panics
-    /// If an answer is wrong.
-    pub fn verify(&mut self, seed: u32) {
-        if let Err(wrong) = self.player.verified_round(&self.engine, self.machine, seed) {
-            panic!("{wrong}");
-        }
-    }
-
-    /// Copies and maps in a round.
-    #[must_use]
-    pub fn elements(&self) -> usize {
-        self.player.elements()
     }
 }
 
