@@ -6,7 +6,7 @@
 //! A kernel has three cases. *Short* lengths are loads from both ends that meet or overlap in the middle,
 //! then the stores: no loop, no alignment, right for any overlap since every load precedes every store.
 //! *Long* lengths go by blocks. *Overlapping* long ranges are a guest copying onto itself: rare enough to
-//! leave to one plain routine ([`overlap`]), so that the long loops may assume that there is none.
+//! leave to one plain routine (`overlap.rs`), so that the long loops may assume that there is none.
 //!
 //! **4 KiB aliasing.** A load that follows a store to the same page offset waits for it, whatever the frames
 //! (the pipeline compares the low 12 address bits first). So for `distance = (dst - src) mod 4096` the
