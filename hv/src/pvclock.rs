@@ -5,9 +5,14 @@
 //! around the change for a guest that reads at the same time (public/xen.h).
 #![forbid(unsafe_code)]
 
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
 use crate::{
-    abi::xen::{PVCLOCK_TSC_STABLE, VcpuTimeInfo},
+    abi::xen::{PVCLOCK_TSC_STABLE, VcpuTimeInfo, shared_info, shared_info_compat},
     arch::x86::time,
+    domain::Domain,
+    mm::shared::SharedFrame,
+    vt::Width,
 };
 
 /// Multiplier and shift for `ns = ((tsc << shift) * mul) >> 32` (right shift when negative).
@@ -49,6 +54,51 @@ pub fn now() -> VcpuTimeInfo {
         flags: PVCLOCK_TSC_STABLE,
         pad1: [0; 2],
     }
+}
+
+/// Writes a `vcpu_time_info` at an offset of a shared frame; the offset is a multiple of 8.
+pub fn publish(frame: &SharedFrame, at: usize) {
+    let clock = now();
+    versioned(frame.u32(at), || {
+        frame.u64(at + 8).store(clock.tsc_timestamp, Ordering::Relaxed);
+        frame.u64(at + 16).store(clock.system_time, Ordering::Relaxed);
+        frame.u32(at + 24).store(clock.tsc_to_system_mul, Ordering::Relaxed);
+        frame.u8(at + 28).store(clock.tsc_shift.cast_unsigned(), Ordering::Relaxed);
+        frame.u8(at + 29).store(clock.flags, Ordering::Relaxed);
+    });
+}
+
+/// Writes the wall clock (seconds and ns since 1970, UTC) at the start of system time into a domain's
+/// shared page.
+pub fn publish_wallclock(domain: &Domain, seconds: u64, ns: u32) {
+    let (version, sec, nsec, high) = match domain.width() {
+        Width::Bits64 => {
+            (shared_info::WC_VERSION, shared_info::WC_SEC, shared_info::WC_NSEC, shared_info::WC_SEC_HI)
+        }
+        Width::Bits32 => (
+            shared_info_compat::WC_VERSION,
+            shared_info_compat::WC_SEC,
+            shared_info_compat::WC_NSEC,
+            shared_info_compat::WC_SEC_HI,
+        ),
+    };
+    let frame = &domain.shared_info;
+    let [a, b, c, d, e, f, g, h] = seconds.to_le_bytes();
+    versioned(frame.u32(version), || {
+        frame.u32(sec).store(u32::from_le_bytes([a, b, c, d]), Ordering::Relaxed);
+        frame.u32(nsec).store(ns, Ordering::Relaxed);
+        frame.u32(high).store(u32::from_le_bytes([e, f, g, h]), Ordering::Relaxed);
+    });
+}
+
+/// The writer's half of the version protocol: odd while `write` runs, another even number after it. The
+/// guest may have left any number there; only one CPU writes a given place at a time.
+fn versioned(version: &AtomicU32, write: impl FnOnce()) {
+    let odd = version.load(Ordering::Relaxed) | 1;
+    version.store(odd, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    write();
+    version.store(odd.wrapping_add(1), Ordering::Release);
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::{
     },
     cmdline::{self, Options},
     dev::console,
+    domain::launch,
     info,
     mm::{direct::phys_to_virt, frames, paging},
     panic, sched, vt, warn,
@@ -51,7 +52,8 @@ pub fn start(info: &BootInfo, memory: BootMap) -> ! {
     );
 
     enable_virtualisation();
-    fail(format_args!("domains are not built yet"))
+    launch::launch(&info.modules, &options);
+    sched::cpu_loop()
 }
 
 /// The other CPUs' way into the scheduler, once everybody is up.

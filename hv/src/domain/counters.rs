@@ -1,8 +1,14 @@
 //! What happened in a domain: relaxed counters, read for the summary at its end.
-
 #![forbid(unsafe_code)]
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use arrayvec::ArrayString;
+use gnttab_fast::types::DomId;
+
+use super::{Domain, NAME_MAX};
+use crate::{error, info};
 
 /// One counter. Adding is relaxed: nothing is ordered by it.
 #[derive(Debug, Default)]
@@ -82,6 +88,12 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts an exit.
+    #[inline]
+    pub fn exit(&self, kind: ExitKind) {
+        self.exits[kind as usize].add(1);
+    }
+
     /// All zero.
     #[must_use]
     pub const fn new() -> Self {
@@ -101,5 +113,71 @@ impl Counters {
 impl Default for Counters {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// What is told at the end of a domain.
+#[derive(Debug)]
+pub(super) struct Summary {
+    /// Whose.
+    pub(super) id: DomId,
+    name: ArrayString<NAME_MAX>,
+    code: u32,
+    ran_ns: u64,
+    exits: [u64; ExitKind::COUNT],
+    grants: [u64; 4],
+    events_sent: u64,
+    scheduled: u64,
+}
+
+impl Summary {
+    /// The counters of a domain that ran for `ran_ns` and ended with this `SHUTDOWN_*` code.
+    pub(super) fn of(domain: &Domain, code: u32, ran_ns: u64) -> Self {
+        let from = &domain.counters;
+        Self {
+            id: domain.id,
+            name: domain.name,
+            code,
+            ran_ns,
+            exits: core::array::from_fn(|kind| from.exits[kind].get()),
+            grants: [&from.grant_maps, &from.grant_unmaps, &from.grant_copies, &from.grant_copy_bytes]
+                .map(Counter::get),
+            events_sent: from.events_sent.get(),
+            scheduled: from.scheduled.get(),
+        }
+    }
+
+    /// One line of what it did, one of what it left.
+    pub(super) fn print(&self, leaked: u32) {
+        let Self { id, name, code, ran_ns, .. } = self;
+        let [maps, unmaps, copies, bytes] = self.grants;
+        info!(
+            "d{} {name}: ended with code {code} after {}.{:03} s; {} turns, {} events; grants: {maps} mapped, \
+             {unmaps} unmapped, {copies} copies of {bytes} bytes",
+            id.0,
+            ran_ns / 1_000_000_000,
+            ran_ns / 1_000_000 % 1000,
+            self.scheduled,
+            self.events_sent,
+        );
+        info!("d{} {name}: exits: {}", id.0, Exits(&self.exits));
+        if leaked == 0 {
+            info!("d{} {name}: leaked frames: 0", id.0);
+        } else {
+            error!("d{} {name}: leaked frames: {leaked}", id.0);
+        }
+    }
+}
+
+/// Exits by kind, those that happened.
+struct Exits<'a>(&'a [u64; ExitKind::COUNT]);
+
+impl fmt::Display for Exits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut happened = ExitKind::NAMES.iter().zip(self.0).filter(|&(_, &count)| count != 0);
+        if let Some((name, count)) = happened.next() {
+            write!(f, "{name} {count}")?;
+        }
+        happened.try_for_each(|(name, count)| write!(f, ", {name} {count}"))
     }
 }

@@ -8,11 +8,12 @@
 #![deny(unsafe_code)]
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayString;
 use gnttab_fast::policy::Policy;
-use gnttab_fast::types::DomId;
+use gnttab_fast::types::{DomId, PAGE_SHIFT};
+use spin::Mutex;
 
 use crate::abi::hvm::params;
 use crate::dev::console::GuestLine;
@@ -21,7 +22,14 @@ use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{p2m::P2m, shared::SharedFrame, tlb::DomainTlb};
 use crate::vt::Width;
 
+pub mod builder;
+pub mod config;
 pub mod counters;
+pub mod image;
+pub mod launch;
+pub mod layout;
+pub mod lifecycle;
+pub mod runstate;
 pub mod table;
 pub mod vcpu;
 
@@ -85,20 +93,72 @@ pub struct Domain {
     pub counters: Counters,
     /// The unfinished line of its console.
     pub console: GuestLine,
-    /// The most frames it may own.
+    /// The most frames of RAM it may have.
     pub max_frames: u64,
-    /// RAM of its memory map in bytes: `[0, ram_end)`, less the holes of `domain::layout`.
+    /// Bytes of RAM it was built with; [`layout`] tells where they are.
     pub ram_end: u64,
+    /// Frames of RAM in its p2m now.
+    pub(crate) pages: AtomicU64,
+    /// `VMASST_TYPE_runstate_update_flag` is on.
+    pub(crate) runstate_update_flag: AtomicBool,
+    /// When it was started, in ns since boot.
+    started: AtomicU64,
     vcpus: Box<[Vcpu]>,
     width: AtomicU8,
     life: AtomicU8,
     /// `SHUTDOWN_*` while not running.
     shutdown_code: AtomicU32,
-    /// Serialises changes of the reservation and of the p2m's shape by hypercalls.
-    pub(crate) memory_lock: spin::Mutex<()>,
+    /// Serialises changes of the reservation and of the p2m's shape by hypercalls: never taken by grant or
+    /// event operations.
+    pub(crate) memory_lock: Mutex<()>,
+    /// How far its teardown has come.
+    reap: lifecycle::Reap,
+}
+
+/// What a domain is made of.
+pub(super) struct Parts {
+    pub id: DomId,
+    pub name: ArrayString<NAME_MAX>,
+    pub p2m: P2m,
+    pub tlb: DomainTlb,
+    pub grants: GrantTable,
+    pub shared_info: SharedFrame,
+    pub grant_limits: GrantLimits,
+    pub memory: u64,
+    pub width: Width,
+    pub vcpus: Box<[Vcpu]>,
 }
 
 impl Domain {
+    fn new(parts: Parts) -> Self {
+        let domain = Self {
+            id: parts.id,
+            name: parts.name,
+            p2m: parts.p2m,
+            tlb: parts.tlb,
+            grants: parts.grants,
+            events: Channels::new(u32::try_from(parts.vcpus.len()).unwrap_or(MAX_VCPUS)),
+            shared_info: parts.shared_info,
+            params: Params::new(),
+            grant_limits: parts.grant_limits,
+            counters: Counters::new(),
+            console: GuestLine::new(),
+            max_frames: parts.memory >> PAGE_SHIFT,
+            ram_end: parts.memory,
+            pages: AtomicU64::new(0),
+            runstate_update_flag: AtomicBool::new(false),
+            started: AtomicU64::new(0),
+            vcpus: parts.vcpus,
+            width: AtomicU8::new(0),
+            life: AtomicU8::new(Life::Running as u8),
+            shutdown_code: AtomicU32::new(0),
+            memory_lock: Mutex::new(()),
+            reap: lifecycle::Reap::default(),
+        };
+        domain.latch_width(parts.width);
+        domain
+    }
+
     /// Its vCPUs, by number.
     #[must_use]
     pub fn vcpus(&self) -> &[Vcpu] {

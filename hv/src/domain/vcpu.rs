@@ -1,12 +1,12 @@
 //! One vCPU of a domain: what other CPUs may ask of it, and the guest state the running pCPU holds.
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use gnttab_fast::types::DomId;
 use spin::{Mutex, Once};
 
-use super::Domain;
+use super::{Domain, runstate::Runstate};
 use crate::abi::xen::{LEGACY_MAX_VCPUS, vcpu_info};
 use crate::mm::shared::SharedFrame;
 use crate::sched::{cpuset::CpuSet, state::RunState};
@@ -36,7 +36,12 @@ pub struct Vcpu {
     pub(crate) poll_until_ns: AtomicU64,
     /// The port a `SCHEDOP_poll` waits for, [`POLLING_ANY`] for several, or [`NOT_POLLING`].
     pub(crate) poll: AtomicU32,
+    /// How long it has been in which state.
+    pub runstate: Runstate,
     info: Once<InfoPlace>,
+    up: AtomicBool,
+    /// Its registers have been set: it can be brought up.
+    initialised: AtomicBool,
 }
 
 /// The single-shot timer is off.
@@ -95,7 +100,54 @@ impl Vcpu {
             timer_ns: AtomicU64::new(NO_TIMER),
             poll_until_ns: AtomicU64::new(NO_TIMER),
             poll: AtomicU32::new(NOT_POLLING),
+            runstate: Runstate::default(),
+            up: AtomicBool::new(false),
+            initialised: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it shall run (`VCPUOP_up`, `VCPUOP_down`).
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst)
+    }
+
+    /// Says whether it shall run; true when that is news. The scheduler has to be told.
+    pub fn set_up(&self, up: bool) -> bool {
+        if up {
+            self.initialised.store(true, Ordering::SeqCst);
+        }
+        self.up.swap(up, Ordering::SeqCst) != up
+    }
+
+    /// Whether its registers have been set.
+    #[must_use]
+    pub fn is_initialised(&self) -> bool {
+        self.initialised.load(Ordering::SeqCst)
+    }
+
+    /// Says that its registers are set; false when they were before.
+    pub fn set_initialised(&self) -> bool {
+        !self.initialised.swap(true, Ordering::SeqCst)
+    }
+
+    /// Registers another place for its `vcpu_info` (`VCPUOP_register_vcpu_info`); false when one is registered.
+    /// The old contents are copied; the caller marks every event as pending behind this, since a sender may
+    /// have written to the old place meanwhile.
+    pub fn register_info(&self, domain: &Domain, frame: SharedFrame, offset: usize) -> bool {
+        let mut fresh = false;
+        self.info.call_once(|| {
+            fresh = true;
+            let id = usize::try_from(self.id).unwrap_or(usize::MAX);
+            if id < LEGACY_MAX_VCPUS {
+                for byte in (0..vcpu_info::SIZE).step_by(4) {
+                    let old = domain.shared_info.u32(id * vcpu_info::SIZE + byte).load(Ordering::Relaxed);
+                    frame.u32(offset + byte).store(old, Ordering::Relaxed);
+                }
+            }
+            InfoPlace { frame, offset }
+        });
+        fresh
     }
 
     /// Its `vcpu_info`: the registered one, or the one in the shared page for the first 32. `None` for a later

@@ -41,7 +41,49 @@ pub enum Outcome {
     Again([u64; 6]),
     /// With result 0, and the vCPU blocks if there is still no reason to run.
     Block,
+    /// With result 0, and others may run first.
+    Yield,
+    /// With result 0, and the vCPU is down.
+    Down,
+}
+
+/// What the run loop does after a hypercall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    /// Back to the guest, if its domain still runs.
+    Resume,
+    /// The vCPU blocks if there is no reason to run.
+    Block,
+    /// The next one's turn.
+    Yield,
+    /// The vCPU goes down.
+    Down,
 }
 
 /// A handler.
 pub type Handler = fn(&mut Call<'_>) -> Outcome;
+
+/// Handles the hypercall of a vCPU's last exit: looks it up, does it, sets the result and steps over it.
+pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
+    let guard = crate::epoch::pin();
+    let (number, args) = arch.hypercall_args();
+    let width = arch.width();
+    let mut call = Call { domain, vcpu, arch, guard: &guard, width, args };
+    let outcome = match number {
+        20 => grant_table::op(&mut call),
+        _ => Outcome::Done(crate::abi::errno::Errno::ENOSYS.ret()),
+    };
+    let (result, after) = match outcome {
+        Outcome::Done(value) => (value, After::Resume),
+        Outcome::Block => (0, After::Block),
+        Outcome::Yield => (0, After::Yield),
+        Outcome::Down => (0, After::Down),
+        Outcome::Again(args) => {
+            arch.set_hypercall_args(args);
+            return After::Resume;
+        }
+    };
+    arch.set_result(result);
+    arch.advance(&domain.p2m, &guard);
+    after
+}

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The most vCPUs of all domains together.
-pub const MAX_SLOTS: usize = 1024;
+pub const MAX_SLOTS: usize = 256;
 
 const WORDS: usize = MAX_SLOTS / 64;
 

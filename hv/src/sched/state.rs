@@ -46,7 +46,9 @@ pub enum Wake {
     Enqueue,
     /// It is in guest mode on this pCPU: send the kick.
     Kick(u32),
-    /// It will see the reason by itself, or is down.
+    /// It runs on this pCPU, in root mode: it will see the reason before it enters the guest.
+    Look(u32),
+    /// It will see the reason when it is run, or is down.
     Nothing,
 }
 
@@ -91,7 +93,8 @@ impl RunState {
         self.status.compare_exchange(from as u32, to as u32, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Runnable to running on `cpu`.
+    /// Runnable to running on `cpu`. The number may lag behind the state for a moment; nobody is misled,
+    /// because the vCPU is not in guest mode before it is stored.
     pub fn start(&self, cpu: u32) -> bool {
         let started = self.change(Status::Runnable, Status::Running);
         if started {
@@ -110,7 +113,8 @@ impl RunState {
                     }
                 }
                 Status::Running if self.in_guest.load(Ordering::SeqCst) => return Wake::Kick(self.cpu()),
-                Status::Running | Status::Runnable | Status::Down => return Wake::Nothing,
+                Status::Running => return Wake::Look(self.cpu()),
+                Status::Runnable | Status::Down => return Wake::Nothing,
             }
         }
     }

@@ -1,0 +1,269 @@
+//! Building a domain from its modules: memory, kernel, start info, vCPUs.
+//!
+//! The result is complete but not running: it is in no table, so nobody else knows of it, and a failure
+//! anywhere gives back everything by dropping it. Memory is taken in 2 MiB pieces as long as there are any.
+//! The kernel's segments go where they say; behind the last one come the data module (page-aligned), and
+//! then one run of pages with the start info, the module list, the memory map and the command line.
+#![forbid(unsafe_code)]
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::{fmt, sync::atomic::Ordering};
+
+use crossbeam_epoch::Guard;
+use gnttab_fast::types::{DomId, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use zerocopy::IntoBytes;
+
+use super::{
+    Domain,
+    config::Config,
+    image::{BadImage, Image},
+    layout,
+    vcpu::Vcpu,
+};
+use crate::abi::hvm::start_info::{MAGIC, MemmapEntry, ModlistEntry, StartInfo};
+use crate::hypercall::grant_table::GrantTable;
+use crate::mm::{
+    frames::{self, Owner},
+    guest::{GuestSpace, Paging},
+    p2m::{ORDER_2M, P2m, P2mKind},
+    shared::SharedFrame,
+    tlb::DomainTlb,
+};
+use crate::sched::slots;
+use crate::vt::{self, PvhEntry};
+
+/// Why a domain cannot be built; printed as one line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BuildError {
+    /// The kernel's file.
+    Image(BadImage),
+    /// A segment is not inside the domain's RAM.
+    Outside {
+        /// Where it begins.
+        at: u64,
+        /// The domain's memory.
+        memory: u64,
+    },
+    /// Kernel, data and start info together do not fit.
+    TooSmall {
+        /// What they take.
+        needed: u64,
+        /// The domain's memory.
+        memory: u64,
+    },
+    /// Not enough free memory in the machine.
+    NoMemory {
+        /// The domain's memory.
+        wanted: u64,
+        /// What is free, in bytes.
+        free: u64,
+    },
+    /// All vCPU slots of the machine are taken.
+    NoSlot,
+    /// None of the pCPUs it may run on is there.
+    NoCpu,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Image(bad) => bad.fmt(f),
+            Self::Outside { at, memory } => {
+                write!(f, "its segment at {at:#x} is outside its {} KiB of RAM: raise mem=", memory >> 10)
+            }
+            Self::TooSmall { needed, memory } => write!(
+                f,
+                "kernel, data and start info reach to {} KiB, but it has only {} KiB: raise mem=",
+                needed >> 10,
+                memory >> 10
+            ),
+            Self::NoMemory { wanted, free } => {
+                write!(f, "it wants {} KiB and only {} KiB are free: lower mem=", wanted >> 10, free >> 10)
+            }
+            Self::NoSlot => write!(f, "the machine runs at most {} vCPUs", crate::sched::set::MAX_SLOTS),
+            Self::NoCpu => f.write_str("none of the pCPUs in its cpus= is online"),
+        }
+    }
+}
+
+impl From<BadImage> for BuildError {
+    fn from(bad: BadImage) -> Self {
+        Self::Image(bad)
+    }
+}
+
+/// The file that goes with a domain, and the string it came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// The file.
+    pub bytes: &'a [u8],
+    /// Its module string.
+    pub string: &'a str,
+}
+
+/// Builds a domain; `online` is the number of pCPUs.
+///
+/// # Errors
+/// Why it cannot be built; nothing is kept.
+pub fn build(
+    id: DomId,
+    config: &Config<'_>,
+    kernel: &[u8],
+    data: Option<Data<'_>>,
+    online: u32,
+    guard: &Guard,
+) -> Result<Arc<Domain>, BuildError> {
+    let image = Image::parse(kernel)?;
+    let low_end = config.memory.min(layout::LOW_END);
+    if let Some(outside) = image.segments.iter().find(|segment| segment.end > low_end) {
+        return Err(BuildError::Outside { at: outside.start, memory: config.memory });
+    }
+    let plan = Plan::new(&image, config, data)?;
+    let cpus = config.cpus.below(online);
+    if cpus.is_empty() {
+        return Err(BuildError::NoCpu);
+    }
+    let no_memory =
+        || BuildError::NoMemory { wanted: config.memory, free: frames::stats().free << PAGE_SHIFT };
+    let p2m = P2m::new().ok_or_else(no_memory)?;
+    let root = p2m.root();
+    let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;
+    let grants = GrantTable::new(id, &config.grants).map_err(|_| no_memory())?;
+    let mut vcpus = Vec::new();
+    for number in 0..config.vcpus {
+        let arch = vt::Vcpu::new(root).ok_or_else(no_memory)?;
+        let Some(slot) = slots::take(id, number) else {
+            vcpus.iter().for_each(|vcpu: &Vcpu| slots::give_back(vcpu.slot));
+            return Err(BuildError::NoSlot);
+        };
+        vcpus.push(Vcpu::new(id, number, slot, cpus, arch));
+    }
+    let domain = Domain::new(super::Parts {
+        id,
+        name: config.name,
+        p2m,
+        tlb: DomainTlb::new(id),
+        grants,
+        shared_info,
+        grant_limits: config.grants,
+        memory: config.memory,
+        width: image.width,
+        vcpus: Box::from(vcpus),
+    });
+    let built = fill(&domain, config.memory).and_then(|()| load(&domain, &image, &plan, config, data, guard));
+    if built.is_none() {
+        let error = no_memory();
+        super::lifecycle::abandon(domain);
+        return Err(error);
+    }
+    if let Some(first) = domain.vcpus().first() {
+        first.arch.lock().start_pvh(PvhEntry { entry: image.entry, start_info: plan.start_info });
+        first.set_up(true);
+    }
+    Ok(Arc::new(domain))
+}
+
+/// Gives a domain its RAM. `None` when the machine has not enough.
+fn fill(domain: &Domain, memory: u64) -> Option<()> {
+    const LARGE: u64 = (PAGE_SIZE as u64) << ORDER_2M;
+    for (start, end) in layout::ram(memory) {
+        let mut at = start;
+        while at < end {
+            // A large leaf has to be aligned; when no large piece is left, small ones fill the place.
+            let large = (at.is_multiple_of(LARGE) && end - at >= LARGE)
+                .then(|| frames::alloc(ORDER_2M, Owner::Domain(domain.id)))
+                .flatten();
+            let (mfn, order) = match large {
+                Some(mfn) => (mfn, ORDER_2M),
+                None => (frames::alloc(0, Owner::Domain(domain.id))?, 0),
+            };
+            if domain.p2m.set(Gfn(at >> PAGE_SHIFT), mfn, order, P2mKind::RamRw).is_err() {
+                (0..1 << order).for_each(|page| frames::put_ref(Mfn(mfn.0 + page)));
+                return None;
+            }
+            domain.pages.fetch_add(1 << order, Ordering::Relaxed);
+            at += (PAGE_SIZE as u64) << order;
+        }
+    }
+    Some(())
+}
+
+/// Where things go behind the kernel.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    data: u64,
+    start_info: u32,
+    modlist: u64,
+    memmap: u64,
+    cmdline: u64,
+    data_string: u64,
+}
+
+impl Plan {
+    fn new(image: &Image<'_>, config: &Config<'_>, data: Option<Data<'_>>) -> Result<Self, BuildError> {
+        let page = PAGE_SIZE as u64;
+        let len = |bytes: usize| bytes as u64;
+        let too_small = |needed| BuildError::TooSmall { needed, memory: config.memory };
+        let data_at = image.end().next_multiple_of(page);
+        // Files are far smaller than 2^63 bytes, since they lie in RAM.
+        let start_info = (data_at + data.map_or(0, |data| len(data.bytes.len()))).next_multiple_of(page);
+        let modlist = start_info + len(size_of::<StartInfo>());
+        let memmap = modlist + len(size_of::<ModlistEntry>());
+        let cmdline = memmap + len(layout::map(config.memory).len() * size_of::<MemmapEntry>());
+        let data_string = cmdline + len(config.cmdline.len()) + 1;
+        let end = data_string + data.map_or(0, |data| len(data.string.len()) + 1);
+        if end > config.memory.min(layout::LOW_END) {
+            return Err(too_small(end));
+        }
+        let start_info = u32::try_from(start_info).map_err(|_| too_small(end))?;
+        Ok(Self { data: data_at, start_info, modlist, memmap, cmdline, data_string })
+    }
+}
+
+/// Copies kernel, data and start info into the domain's memory, which is zeroed.
+fn load(
+    domain: &Domain,
+    image: &Image<'_>,
+    plan: &Plan,
+    config: &Config<'_>,
+    data: Option<Data<'_>>,
+    guard: &Guard,
+) -> Option<()> {
+    // Paging off: linear addresses are guest-physical ones.
+    let space = GuestSpace::new(&domain.p2m, Paging::default(), guard);
+    let put = |at: u64, bytes: &[u8]| space.write(at, bytes).ok();
+    for segment in &image.segments {
+        put(segment.start, segment.bytes)?;
+    }
+    let map = layout::map(config.memory);
+    let start_info = StartInfo {
+        magic: MAGIC,
+        version: 1,
+        flags: 0,
+        nr_modules: u32::from(data.is_some()),
+        modlist_paddr: if data.is_some() { plan.modlist } else { 0 },
+        cmdline_paddr: plan.cmdline,
+        rsdp_paddr: 0,
+        memmap_paddr: plan.memmap,
+        memmap_entries: u32::try_from(map.len()).ok()?,
+        reserved: 0,
+    };
+    put(u64::from(plan.start_info), start_info.as_bytes())?;
+    if let Some(data) = data {
+        put(plan.data, data.bytes)?;
+        put(plan.data_string, data.string.as_bytes())?;
+        let entry = ModlistEntry {
+            paddr: plan.data,
+            size: data.bytes.len() as u64,
+            cmdline_paddr: plan.data_string,
+            reserved: 0,
+        };
+        put(plan.modlist, entry.as_bytes())?;
+    }
+    for (index, range) in map.iter().enumerate() {
+        let entry =
+            MemmapEntry { addr: range.start, size: range.end - range.start, kind: range.kind, reserved: 0 };
+        put(plan.memmap + (index * size_of::<MemmapEntry>()) as u64, entry.as_bytes())?;
+    }
+    put(plan.cmdline, config.cmdline.as_bytes())
+}

@@ -1,0 +1,92 @@
+//! From boot modules to running domains. Whatever is wrong ends the boot with one line: a machine that runs
+//! half of what was asked for is worse than one that says what to mend.
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use gnttab_fast::types::DomId;
+
+use super::{
+    builder::{self, Data},
+    config::{self, Config, Role},
+    lifecycle, table,
+};
+use crate::arch::x86::{percpu, time};
+use crate::boot::{self, Module};
+use crate::cmdline::Options;
+use crate::{epoch, info, sched};
+
+/// Builds every domain the modules describe, then starts them. Domain numbers are given in module order
+/// from 1; 0 is kept for a control domain.
+pub fn launch(modules: &[Module], options: &Options) {
+    lifecycle::set_when_done(options.when_done);
+    let mut next = 1u16;
+    for (index, module) in modules.iter().enumerate() {
+        match config::parse(module.string, options) {
+            Ok(Role::Data) => {}
+            Ok(Role::Domain(config)) => {
+                build(DomId(next), module, &config, modules, options);
+                next += 1;
+            }
+            Err(bad) => boot::fail(format_args!(
+                "module {} ('{}'): {bad}",
+                index + 1,
+                config::file_name(module.string).escape_debug()
+            )),
+        }
+    }
+    if next == 1 {
+        boot::fail(format_args!(
+            "no domain to run: give a boot module with the string '<file> domain=NAME mem=64M -- arguments'"
+        ));
+    }
+    let guard = epoch::pin();
+    for domain in table::all(&guard) {
+        domain.started.store(time::now_ns(), Ordering::Relaxed);
+        if let Some(first) = domain.vcpus().first() {
+            sched::start_vcpu(first);
+        }
+    }
+}
+
+fn build(id: DomId, module: &Module, config: &Config<'_>, modules: &[Module], options: &Options) {
+    let name = &config.name;
+    if usize::from(id.0) >= table::MAX_DOMAINS {
+        boot::fail(format_args!("more than {} domains", table::MAX_DOMAINS - 1));
+    }
+    let guard = epoch::pin();
+    if table::all(&guard).any(|other| other.name == *name) {
+        boot::fail(format_args!("two domains are called '{name}'"));
+    }
+    let data = config.data.map(|wanted| match find_data(wanted, modules, options) {
+        Some(found) => Data { bytes: found.bytes(), string: found.string },
+        None => {
+            boot::fail(format_args!("domain '{name}': no data module is called '{}'", wanted.escape_debug()))
+        }
+    });
+    let domain = match builder::build(id, config, module.bytes(), data, percpu::cpus_online(), &guard) {
+        Ok(domain) => domain,
+        Err(why) => boot::fail(format_args!(
+            "domain '{name}' ('{}'): {why}",
+            config::file_name(module.string).escape_debug()
+        )),
+    };
+    info!(
+        "d{} {name}: {} MiB, {} vCPUs, gnttab={}, {}-bit kernel '{}'",
+        id.0,
+        config.memory >> 20,
+        config.vcpus,
+        config.grants.policy,
+        if domain.width() == crate::vt::Width::Bits64 { 64 } else { 32 },
+        config::file_name(module.string).escape_debug()
+    );
+    lifecycle::born();
+    assert!(table::insert(Arc::clone(&domain), &guard), "the number is free and in range");
+}
+
+fn find_data<'a>(wanted: &str, modules: &'a [Module], options: &Options) -> Option<&'a Module> {
+    modules.iter().find(|module| {
+        config::file_name(module.string) == wanted && config::parse(module.string, options) == Ok(Role::Data)
+    })
+}

@@ -1,0 +1,84 @@
+//! The guest-physical memory map of a domain.
+//!
+//! | from | to | |
+//! |---|---|---|
+//! | 0 | 0xa0000 | RAM |
+//! | 0xa0000 | 0x100000 | reserved: kernels expect a BIOS there (it is backed by RAM all the same) |
+//! | 0x100000 | end of RAM, at most [`LOW_END`] | RAM |
+//! | 0xfeff8000 | 0xff000000 | reserved: special pages |
+//! | 4 GiB | | RAM that did not fit below [`LOW_END`] |
+#![forbid(unsafe_code)]
+
+use arrayvec::ArrayVec;
+
+use crate::abi::hvm::start_info::{MEMMAP_RAM, MEMMAP_RESERVED};
+
+/// End of RAM below 4 GiB, as Xen's toolstack has it for HVM guests.
+pub const LOW_END: u64 = 0xf000_0000;
+/// Begin of the second piece of RAM.
+pub const HIGH_START: u64 = 1 << 32;
+/// Special pages (console, store and so on).
+pub const SPECIAL: (u64, u64) = (0xfeff_8000, 0xff00_0000);
+/// What a PC has instead of RAM below 1 MiB.
+const LEGACY: (u64, u64) = (0xa_0000, 0x10_0000);
+
+/// An entry of the memory map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// `XEN_HVM_MEMMAP_TYPE_*`, the same numbers as E820's.
+    pub kind: u32,
+}
+
+/// The pieces a domain of `memory` bytes has RAM at.
+#[must_use]
+pub fn ram(memory: u64) -> ArrayVec<(u64, u64), 2> {
+    let mut pieces = ArrayVec::new();
+    pieces.push((0, memory.min(LOW_END)));
+    if memory > LOW_END {
+        pieces.push((HIGH_START, HIGH_START + (memory - LOW_END)));
+    }
+    pieces
+}
+
+/// The map a domain of `memory` bytes is told.
+#[must_use]
+pub fn map(memory: u64) -> ArrayVec<Range, 5> {
+    let ram = ram(memory);
+    let low_end = ram[0].1;
+    let mut map = ArrayVec::new();
+    map.push(Range { start: 0, end: LEGACY.0, kind: MEMMAP_RAM });
+    map.push(Range { start: LEGACY.0, end: LEGACY.1, kind: MEMMAP_RESERVED });
+    map.push(Range { start: LEGACY.1, end: low_end, kind: MEMMAP_RAM });
+    map.push(Range { start: SPECIAL.0, end: SPECIAL.1, kind: MEMMAP_RESERVED });
+    if let Some(&(start, end)) = ram.get(1) {
+        map.push(Range { start, end, kind: MEMMAP_RAM });
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{MAX_MEMORY, MIN_MEMORY};
+    use super::*;
+
+    #[test]
+    fn the_map_is_sorted_and_without_overlaps() {
+        for memory in [MIN_MEMORY, 64 << 20, LOW_END, LOW_END + 4096, 8 << 30, MAX_MEMORY] {
+            let map = map(memory);
+            for pair in map.windows(2) {
+                assert!(pair[0].start < pair[0].end && pair[0].end <= pair[1].start, "{memory:#x}");
+            }
+            let told: u64 = map
+                .iter()
+                .filter(|range| range.kind == MEMMAP_RAM)
+                .map(|range| range.end - range.start)
+                .sum();
+            assert_eq!(told + (LEGACY.1 - LEGACY.0), memory);
+            assert_eq!(ram(memory).iter().map(|(start, end)| end - start).sum::<u64>(), memory);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The end of domains: shutdown, crash, and taking everything back.
+//!
+//! `Running -> Shutdown -> Dying -> Dead`. A domain shuts down by its own word, by halting for ever, or by a
+//! crash; then each of its vCPUs leaves the guest at its next exit (they are kicked) and goes down. When the
+//! last one is down the domain is dying and the **reaper** takes it apart in bounded steps, from the
+//! scheduler's loop of whichever pCPU has a moment, one pCPU at a time:
+//!
+//! 1. close its event channels: the other ends become unbound;
+//! 2. end its grants: what it had mapped is unmapped, and what others have mapped of it is waited for;
+//! 3. empty its p2m, giving back its frames (after 2 nobody translates in it: no vCPU, and its grant
+//!    table refuses since a grace period);
+//! 4. take it out of the table of domains, and wait until the last reference is gone;
+//! 5. count what it still owns: frames that are left are leaked, and the summary says so.
+//!
+//! When the last domain is dead, `when_done=` says what becomes of the machine.
+#![forbid(unsafe_code)]
+
+use alloc::sync::{Arc, Weak};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use gnttab_fast::types::{DomId, Mfn};
+use spin::Mutex;
+
+use super::{Domain, Life, Vcpu, counters::Summary, table};
+use crate::abi::sched::{
+    SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
+    SHUTDOWN_WATCHDOG,
+};
+use crate::arch::x86::{power, time};
+use crate::cmdline::WhenDone;
+use crate::dev::console;
+use crate::hypercall::grant_table;
+use crate::mm::{frames, p2m::P2mEntry};
+use crate::sched::{self, slots, state::Status};
+use crate::vt;
+use crate::{epoch, error, event, info, warn};
+
+/// Ports, and p2m leaves, of one step.
+const STEP: u32 = 512;
+
+/// Domains that run or are not dead yet.
+static LIVING: AtomicU32 = AtomicU32::new(0);
+/// One bit for each dying domain.
+static DYING: AtomicU64 = AtomicU64::new(0);
+/// A pCPU is reaping.
+static REAPING: AtomicBool = AtomicBool::new(false);
+/// What is left of a domain that is out of the table.
+static GONE: Mutex<Option<Gone>> = Mutex::new(None);
+static WHEN_DONE: AtomicU8 = AtomicU8::new(0);
+
+const _: () = assert!(table::MAX_DOMAINS <= 64, "DYING has a bit for each domain");
+
+/// How far a domain's teardown has come.
+#[derive(Debug, Default)]
+pub(super) struct Reap {
+    /// The step, 1 to 4; 0: not begun.
+    step: AtomicU8,
+}
+
+/// A domain of which only references are left.
+#[derive(Debug)]
+struct Gone {
+    domain: Weak<Domain>,
+    summary: Summary,
+}
+
+/// What becomes of the machine after the last domain.
+pub(super) fn set_when_done(what: WhenDone) {
+    WHEN_DONE.store(what as u8, Ordering::Relaxed);
+}
+
+/// A domain is about to run: it has to die before the machine is done.
+pub(super) fn born() {
+    LIVING.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Gives back what a domain got that was never finished. Nobody else has seen it.
+pub(super) fn abandon(domain: Domain) {
+    while !domain.p2m.release_step(u32::MAX, |leaf, order| drop_leaf(leaf, order)) {}
+    domain.vcpus.iter().for_each(|vcpu| slots::give_back(vcpu.slot));
+}
+
+/// Ends a running domain with a `SHUTDOWN_*` reason. Its vCPUs go down when they leave the guest next.
+pub fn shutdown(domain: &Domain, reason: u32) {
+    if !end(domain, reason) {
+        return;
+    }
+    let why = match reason {
+        SHUTDOWN_POWEROFF => "powered off",
+        SHUTDOWN_REBOOT => "asked for a restart",
+        SHUTDOWN_SUSPEND => "asked to be suspended, which is not built",
+        SHUTDOWN_CRASH => "says it has crashed",
+        SHUTDOWN_WATCHDOG => "was ended by its watchdog",
+        SHUTDOWN_SOFT_RESET => "asked for a soft reset, which is not built",
+        _ => "shut down for a reason unknown",
+    };
+    if reason == SHUTDOWN_POWEROFF {
+        info!("d{} {}: {why}", domain.id.0, domain.name);
+    } else {
+        warn!("d{} {}: {why}", domain.id.0, domain.name);
+    }
+}
+
+/// Ends a domain that did what no guest does, with the registers of the vCPU that did it.
+pub fn crash(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu, why: fmt::Arguments<'_>) {
+    if !end(domain, SHUTDOWN_CRASH) {
+        return;
+    }
+    error!("d{} {}: crashed: vCPU {}: {why}", domain.id.0, domain.name, vcpu.id);
+    let mut lines = Lines { domain, line: arrayvec::ArrayString::new() };
+    // Lines never fails.
+    let _ = arch.dump(&mut lines);
+    lines.flush();
+}
+
+/// Ends a domain for what it did inside a hypercall, where its registers tell nothing.
+pub fn crash_in_call(domain: &Domain, why: &str) {
+    if end(domain, SHUTDOWN_CRASH) {
+        error!("d{} {}: crashed: {why}", domain.id.0, domain.name);
+    }
+}
+
+/// Prints what is written to it line by line.
+struct Lines<'a> {
+    domain: &'a Domain,
+    line: arrayvec::ArrayString<120>,
+}
+
+impl Lines<'_> {
+    fn flush(&mut self) {
+        if !self.line.is_empty() {
+            error!("d{}: {}", self.domain.id.0, self.line);
+            self.line.clear();
+        }
+    }
+}
+
+impl fmt::Write for Lines<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c == '\n' || self.line.try_push(c).is_err() {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The step from running; true for the one who made it.
+fn end(domain: &Domain, reason: u32) -> bool {
+    let (running, shutdown) = (Life::Running as u8, Life::Shutdown as u8);
+    domain.shutdown_code.fetch_max(reason, Ordering::SeqCst);
+    if domain.life.compare_exchange(running, shutdown, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        return false;
+    }
+    domain.shutdown_code.store(reason, Ordering::SeqCst);
+    for vcpu in domain.vcpus() {
+        sched::stop_vcpu(vcpu);
+    }
+    // The last vCPU to go down looks; if all were down already nobody would.
+    went_down(domain);
+    true
+}
+
+/// A vCPU of a domain that does not run any more is down: the last one hands the domain to the reaper.
+pub(crate) fn went_down(domain: &Domain) {
+    if domain.vcpus().iter().any(|vcpu| vcpu.run.status() != Status::Down) {
+        return;
+    }
+    let (shutdown, dying) = (Life::Shutdown as u8, Life::Dying as u8);
+    if domain.life.compare_exchange(shutdown, dying, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        DYING.fetch_or(1 << domain.id.0, Ordering::SeqCst);
+    }
+}
+
+/// Whether the reaper has anything to do.
+#[must_use]
+pub(crate) fn pending() -> bool {
+    DYING.load(Ordering::SeqCst) != 0
+}
+
+/// One bounded step of reaping, if there is anything to reap and nobody else does; true when there is more.
+pub(crate) fn work() -> bool {
+    let dying = DYING.load(Ordering::SeqCst);
+    if dying == 0 {
+        return false;
+    }
+    if REAPING.swap(true, Ordering::Acquire) {
+        // Another pCPU is at it, and goes on until nothing is left.
+        return false;
+    }
+    let mut id = 0;
+    while id < table::MAX_DOMAINS {
+        if dying >> id & 1 != 0
+            && let Ok(number) = u16::try_from(id)
+            && reap(DomId(number))
+        {
+            DYING.fetch_and(!(1 << id), Ordering::SeqCst);
+            died();
+        }
+        id += 1;
+    }
+    REAPING.store(false, Ordering::Release);
+    pending()
+}
+
+/// One step for one domain; true when it is dead.
+fn reap(id: DomId) -> bool {
+    let guard = epoch::pin();
+    let Some(domain) = table::arc(id, &guard).cloned() else {
+        drop(guard);
+        return bury(id);
+    };
+    let next = match domain.reap.step.load(Ordering::Relaxed) {
+        0 => event::close_some(&domain, STEP, &guard).then_some(1),
+        1 => grant_table::release_step(&domain).then_some(2),
+        2 => domain.p2m.release_step(STEP, drop_leaf).then_some(3),
+        _ => {
+            let mut gone = GONE.lock();
+            if gone.is_none() {
+                domain.vcpus().iter().for_each(|vcpu| slots::give_back(vcpu.slot));
+                console::guest_flush(&domain.console, id.0, &domain.name);
+                let code = domain.shutdown_code.load(Ordering::SeqCst);
+                let ran = time::now_ns().saturating_sub(domain.started.load(Ordering::Relaxed));
+                let summary = Summary::of(&domain, code, ran);
+                *gone = Some(Gone { domain: Arc::downgrade(&domain), summary });
+                domain.life.store(Life::Dead as u8, Ordering::SeqCst);
+                table::remove(id, &guard);
+            }
+            None
+        }
+    };
+    if let Some(next) = next {
+        domain.reap.step.store(next, Ordering::Relaxed);
+    }
+    false
+}
+
+/// The domain is out of the table: waits for its last reference, then counts.
+fn bury(id: DomId) -> bool {
+    let mut gone = GONE.lock();
+    let Some(last) = &*gone else { return true };
+    if last.summary.id != id {
+        return false;
+    }
+    if last.domain.strong_count() != 0 {
+        epoch::collect_some();
+        return false;
+    }
+    // Its frames went to their grace period with the last reference; owners are counted at once.
+    last.summary.print(frames::owned_by(id));
+    *gone = None;
+    true
+}
+
+/// Gives back the frames of a leaf of a dead domain's p2m. Only its own memory is counted in its entries:
+/// views of shared and grant frames belong to what they are views of.
+fn drop_leaf(leaf: P2mEntry, order: u8) {
+    if leaf.kind.is_ram() {
+        for page in 0..1u64 << order {
+            frames::put_ref(Mfn(leaf.mfn.0 + page));
+        }
+    }
+}
+
+/// A domain is dead; after the last one the machine is done.
+fn died() {
+    if LIVING.fetch_sub(1, Ordering::SeqCst) != 1 {
+        return;
+    }
+    let stats = frames::stats();
+    let what = WHEN_DONE.load(Ordering::Relaxed);
+    info!(
+        "every domain has ended; {} of {} frames are free or being freed",
+        stats.free + stats.retired,
+        stats.total
+    );
+    if what == WhenDone::Poweroff as u8 {
+        info!("when_done=poweroff: switching off");
+        power::off();
+    } else if what == WhenDone::Reboot as u8 {
+        info!("when_done=reboot: restarting");
+        power::reboot();
+    }
+}

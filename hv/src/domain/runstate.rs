@@ -1,0 +1,101 @@
+//! How long a vCPU has been in which state (public/vcpu.h).
+//!
+//! The pCPU that changes a vCPU's state writes, and a waker leaves the time at which the vCPU became runnable;
+//! anybody may read. Readers may see a state and a time that do not quite belong together while it
+//! changes: it is an account, not a lock.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
+use crate::arch::x86::time;
+
+/// The account of one vCPU.
+#[derive(Debug)]
+pub struct Runstate {
+    state: AtomicU32,
+    since: AtomicU64,
+    spent: [AtomicU64; 4],
+    /// When it became runnable after it was blocked or down; 0: it did not.
+    woken: AtomicU64,
+}
+
+impl Default for Runstate {
+    fn default() -> Self {
+        Self {
+            state: AtomicU32::new(RUNSTATE_OFFLINE),
+            since: AtomicU64::new(0),
+            spent: [const { AtomicU64::new(0) }; 4],
+            woken: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Runstate {
+    /// A waker made the vCPU runnable.
+    pub fn woke(&self) {
+        self.woken.store(time::now_ns(), Ordering::Relaxed);
+    }
+
+    /// The vCPU is in `state` (`RUNSTATE_*`) from now on. For the pCPU that switches it in or out.
+    pub fn enter(&self, state: u32) {
+        self.enter_at(state, time::now_ns());
+    }
+
+    fn enter_at(&self, state: u32, now: u64) {
+        let account = self.at(now);
+        for (own, spent) in self.spent.iter().zip(account.time) {
+            own.store(spent, Ordering::Relaxed);
+        }
+        self.woken.store(0, Ordering::Relaxed);
+        self.since.store(now, Ordering::Relaxed);
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// The account as of now.
+    #[must_use]
+    pub fn info(&self) -> RunstateInfo {
+        self.at(time::now_ns())
+    }
+
+    fn at(&self, now: u64) -> RunstateInfo {
+        let state = self.state.load(Ordering::Relaxed);
+        let since = self.since.load(Ordering::Relaxed);
+        let woken = self.woken.load(Ordering::Relaxed);
+        let mut spent = [0; 4];
+        for (to, from) in spent.iter_mut().zip(&self.spent) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        let mut add = |state: u32, ns: u64| {
+            if let Some(spent) = usize::try_from(state).ok().and_then(|state| spent.get_mut(state)) {
+                *spent = spent.saturating_add(ns);
+            }
+        };
+        if state != RUNSTATE_RUNNING && woken > since {
+            add(state, woken - since);
+            add(RUNSTATE_RUNNABLE, now.saturating_sub(woken));
+            return RunstateInfo { state: RUNSTATE_RUNNABLE, pad: 0, state_entry_time: woken, time: spent };
+        }
+        add(state, now.saturating_sub(since));
+        RunstateInfo { state, pad: 0, state_entry_time: since, time: spent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::vcpu::RUNSTATE_BLOCKED;
+
+    #[test]
+    fn every_nanosecond_is_in_one_state() {
+        let run = Runstate::default();
+        run.enter_at(RUNSTATE_RUNNING, 100);
+        run.enter_at(RUNSTATE_BLOCKED, 150);
+        assert_eq!((run.at(160).state, run.at(160).time), (RUNSTATE_BLOCKED, [50, 0, 10, 100]));
+        run.woken.store(170, Ordering::Relaxed);
+        assert_eq!((run.at(175).state, run.at(175).time), (RUNSTATE_RUNNABLE, [50, 5, 20, 100]));
+        run.enter_at(RUNSTATE_RUNNING, 180);
+        assert_eq!(run.at(180).time, [50, 10, 20, 100]);
+        assert_eq!(run.at(181).time.iter().sum::<u64>(), 181);
+    }
+}

@@ -1,0 +1,184 @@
+//! What to do about an exit.
+//!
+//! A guest that does something outside its interface gets the exception a real machine would give, or, where
+//! a real machine has something that we do not (memory outside its map, a triple fault), it ends: that
+//! domain alone, with its registers on the console.
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use gnttab_fast::types::{Gfn, PAGE_SHIFT};
+
+use super::run::Leave;
+use crate::abi::sched::SHUTDOWN_POWEROFF;
+use crate::arch::x86::irq;
+use crate::domain::{Domain, Vcpu, counters::ExitKind, lifecycle, vcpu::NOT_POLLING};
+use crate::hypercall::{self, After};
+use crate::vt::{self, Exit, GuestException, Width};
+use crate::{epoch, info, rate_limited};
+
+/// What the run loop does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// Look around and enter the guest again.
+    Enter,
+    /// Give up the pCPU.
+    Leave(Leave),
+}
+
+/// Handles one exit.
+pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
+    if exit == Exit::Hypercall {
+        return call(domain, vcpu, arch);
+    }
+    domain.counters.exit(kind(exit));
+    match exit {
+        // Above: it counts itself.
+        Exit::Hypercall => {}
+        Exit::ExternalInterrupt => irq::window(),
+        Exit::Nmi | Exit::InterruptWindow => {}
+        Exit::Hlt => {
+            step_over(domain, arch);
+            return halt(domain, vcpu, arch);
+        }
+        Exit::Cpuid => {
+            let vcpus = u32::try_from(domain.vcpus().len()).unwrap_or(u32::MAX);
+            vt::cpuid::emulate(arch, domain.id.0, vcpu.id, vcpus);
+            step_over(domain, arch);
+        }
+        Exit::MsrRead(msr) => match vt::msr::read(arch, vcpu.id, msr) {
+            Ok(value) => {
+                arch.set_rax(value & 0xffff_ffff);
+                arch.gprs_mut().rdx = value >> 32;
+                step_over(domain, arch);
+            }
+            Err(exception) => {
+                rate_limited!(debug, "d{}v{}: RDMSR {msr:#x} refused", domain.id.0, vcpu.id);
+                arch.inject_exception(exception);
+            }
+        },
+        Exit::MsrWrite(msr, value) => {
+            let guard = epoch::pin();
+            match vt::msr::write(arch, &domain.p2m, &guard, msr, value) {
+                Ok(()) => arch.advance(&domain.p2m, &guard),
+                Err(exception) => {
+                    rate_limited!(debug, "d{}v{}: WRMSR {msr:#x} = {value:#x} refused", domain.id.0, vcpu.id);
+                    arch.inject_exception(exception);
+                }
+            }
+        }
+        Exit::Io { string: true, .. } => arch.inject_exception(GuestException::GeneralProtection),
+        Exit::Io { size, input, .. } => {
+            // No device is there: reads give all ones, writes go nowhere.
+            if input {
+                let rax = match size {
+                    1 => arch.rax() | 0xff,
+                    2 => arch.rax() | 0xffff,
+                    _ => 0xffff_ffff,
+                };
+                arch.set_rax(rax);
+            }
+            step_over(domain, arch);
+        }
+        Exit::NestedFault { gpa, write, exec, .. } => nested_fault(domain, vcpu, arch, gpa, write, exec),
+        Exit::Xsetbv { index, value } => {
+            if arch.set_xcr0(index, value) {
+                step_over(domain, arch);
+            } else {
+                arch.inject_exception(GuestException::GeneralProtection);
+            }
+        }
+        Exit::Undefined => arch.inject_exception(GuestException::InvalidOpcode),
+        Exit::Denied => arch.inject_exception(GuestException::GeneralProtection),
+        Exit::CacheControl => step_over(domain, arch),
+        Exit::Shutdown => lifecycle::crash(domain, vcpu, arch, format_args!("triple fault")),
+        Exit::Invalid => {
+            lifecycle::crash(domain, vcpu, arch, format_args!("the CPU refuses its state"));
+        }
+        Exit::Other { code, info1, info2 } => lifecycle::crash(
+            domain,
+            vcpu,
+            arch,
+            format_args!("exit {code:#x} ({info1:#x}, {info2:#x}), which is not handled"),
+        ),
+    }
+    Next::Enter
+}
+
+fn kind(exit: Exit) -> ExitKind {
+    match exit {
+        Exit::Hypercall => ExitKind::Hypercall,
+        Exit::Cpuid => ExitKind::Cpuid,
+        Exit::MsrRead(_) | Exit::MsrWrite(..) => ExitKind::Msr,
+        Exit::Io { .. } => ExitKind::Io,
+        Exit::Hlt => ExitKind::Hlt,
+        Exit::NestedFault { .. } => ExitKind::NestedFault,
+        Exit::ExternalInterrupt | Exit::Nmi => ExitKind::Interrupt,
+        Exit::InterruptWindow => ExitKind::Window,
+        _ => ExitKind::Other,
+    }
+}
+
+fn step_over(domain: &Domain, arch: &mut vt::Vcpu) {
+    arch.advance(&domain.p2m, &epoch::pin());
+}
+
+/// A hypercall.
+fn call(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> Next {
+    match hypercall::handle(domain, vcpu, arch) {
+        After::Resume => Next::Enter,
+        After::Yield => Next::Leave(Leave::Turn),
+        After::Down => {
+            vcpu.set_up(false);
+            Next::Leave(Leave::Down)
+        }
+        After::Block => {
+            // With interrupts off a vCPU that polls waits for its ports alone. One that blocks gets whatever
+            // comes: it asked for upcalls.
+            let polls = vcpu.poll.load(Ordering::SeqCst) != NOT_POLLING;
+            Next::Leave(Leave::Block { interruptible: arch.interrupts_on() || !polls })
+        }
+    }
+}
+
+/// HLT. With interrupts off nothing can wake the vCPU: it is down, and with the last one the domain is done, as
+/// Xen does it.
+fn halt(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu) -> Next {
+    if arch.interrupts_on() {
+        return Next::Leave(Leave::Block { interruptible: true });
+    }
+    vcpu.set_up(false);
+    if domain.vcpus().iter().all(|vcpu| !vcpu.is_up()) {
+        info!("d{} {}: every vCPU is down or has halted with interrupts off", domain.id.0, domain.name);
+        lifecycle::shutdown(domain, SHUTDOWN_POWEROFF);
+    }
+    Next::Leave(Leave::Down)
+}
+
+/// An access the nested tables do not allow.
+fn nested_fault(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, gpa: u64, write: bool, exec: bool) {
+    match domain.p2m.lookup(Gfn(gpa >> PAGE_SHIFT)) {
+        // It has been mapped meanwhile, or the fault is of a stale translation: the access is tried again.
+        Some(entry) if entry.writable() || !write => {}
+        // A write to a read-only grant: what Xen does.
+        Some(_) => {
+            rate_limited!(warn, "d{}v{}: write to read-only memory at {gpa:#x}", domain.id.0, vcpu.id);
+            arch.inject_exception(GuestException::GeneralProtection);
+        }
+        None => {
+            let what = match (exec, write) {
+                (true, _) => "it executes",
+                (_, true) => "it writes to",
+                _ => "it reads from",
+            };
+            let wide = if arch.width() == Width::Bits64 { "64" } else { "32" };
+            lifecycle::crash(
+                domain,
+                vcpu,
+                arch,
+                format_args!("{what} {gpa:#x}, where it has no memory ({wide}-bit code)"),
+            );
+        }
+    }
+}

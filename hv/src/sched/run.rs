@@ -1,0 +1,185 @@
+//! The loop of a pCPU: pick a vCPU, run it until its turn is over or it blocks, sleep when there is none.
+//!
+//! No vCPU has a host stack: everything that must survive an exit is in the vCPU, and a hypercall that is not
+//! finished leaves the rest of its work in the guest's registers. Between two entries the loop sends pending
+//! interrupts in, fires timers and looks whether somebody else's turn has come.
+#![forbid(unsafe_code)]
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use super::{CpuSched, SLICE_NS, WOKEN_SLICE_NS, enqueue, exit, pick, state::Status, timer};
+use crate::abi::vcpu::{RUNSTATE_BLOCKED, RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING};
+use crate::arch::x86::{
+    irq,
+    percpu::{self, PerCpu},
+    time,
+};
+use crate::domain::{
+    Domain, Life, Vcpu, lifecycle,
+    vcpu::{NO_TIMER, NOT_POLLING, POLL_DONE},
+};
+use crate::{epoch, event, vt};
+
+/// Why a vCPU left its pCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leave {
+    /// Its turn is over, or it gave it up.
+    Turn,
+    /// It has nothing to do until something happens.
+    Block {
+        /// It would take an interrupt.
+        interruptible: bool,
+    },
+    /// It or its domain is not to run any more.
+    Down,
+}
+
+/// Schedules vCPUs on this pCPU for ever.
+pub fn cpu_loop() -> ! {
+    let cpu = percpu::this();
+    loop {
+        timer::expire(&cpu.sched);
+        let more = lifecycle::work();
+        if let Some((domain, id)) = pick(cpu) {
+            if let Some(vcpu) = domain.vcpu(id) {
+                turn(cpu, &domain, vcpu);
+            }
+            irq::window();
+        } else if more {
+            epoch::collect_some();
+            irq::window();
+        } else {
+            idle(cpu);
+        }
+    }
+}
+
+/// Sleeps until something is to be done here.
+fn idle(cpu: &PerCpu) {
+    epoch::collect_some();
+    let own = &cpu.sched;
+    own.idle.store(true, Ordering::SeqCst);
+    // Behind the store: whoever inserted before it is seen here, whoever inserts behind it sees it and sends a
+    // kick, which waits until `idle` opens interrupts.
+    if own.woken.is_empty() && own.waiting.is_empty() && !lifecycle::pending() {
+        timer::arm(own, None);
+        irq::idle();
+    }
+    own.idle.store(false, Ordering::SeqCst);
+    own.attention.store(false, Ordering::Relaxed);
+}
+
+/// One turn of a vCPU that `pick` has made running here.
+fn turn(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu) {
+    let Some(mut arch) = vcpu.arch.try_lock() else {
+        // Only whoever sets up a vCPU that is down holds it otherwise, for a moment.
+        put_back(vcpu);
+        return;
+    };
+    cpu.current.set_vcpu(Some((domain.id.0, vcpu.id)));
+    domain.counters.scheduled.add(1);
+    vcpu.runstate.enter(RUNSTATE_RUNNING);
+    vcpu.poll.store(NOT_POLLING, Ordering::SeqCst);
+    vcpu.poll_until_ns.store(NO_TIMER, Ordering::SeqCst);
+    timer::adopt(&cpu.sched, vcpu);
+    arch.load();
+    let leave = run(cpu, domain, vcpu, &mut arch);
+    vcpu.run.set_in_guest(false);
+    arch.unload();
+    drop(arch);
+    cpu.current.set_vcpu(None);
+    vcpu.runstate.enter(match leave {
+        Leave::Turn => RUNSTATE_RUNNABLE,
+        Leave::Block { .. } => RUNSTATE_BLOCKED,
+        Leave::Down => RUNSTATE_OFFLINE,
+    });
+    // From here on another pCPU may run it.
+    match leave {
+        Leave::Turn => put_back(vcpu),
+        Leave::Block { interruptible } => {
+            vcpu.run.change(Status::Running, Status::Blocked);
+            if reason_to_run(domain, vcpu, interruptible)
+                && vcpu.run.change(Status::Blocked, Status::Runnable)
+            {
+                enqueue(vcpu, true);
+            }
+        }
+        Leave::Down => {
+            vcpu.run.change(Status::Running, Status::Down);
+            if domain.life() != Life::Running {
+                lifecycle::went_down(domain);
+            } else if vcpu.is_up() && vcpu.run.change(Status::Down, Status::Runnable) {
+                // Brought up again while it was on its way down.
+                enqueue(vcpu, true);
+            }
+        }
+    }
+}
+
+fn put_back(vcpu: &Vcpu) {
+    if vcpu.run.change(Status::Running, Status::Runnable) {
+        enqueue(vcpu, false);
+    }
+}
+
+/// The sleeper's third step (see [`super::state`]).
+fn reason_to_run(domain: &Domain, vcpu: &Vcpu, interruptible: bool) -> bool {
+    let pending = || vcpu.info(domain).is_some_and(|info| info.upcall_pending().load(Ordering::SeqCst) != 0);
+    vcpu.poll.load(Ordering::SeqCst) == POLL_DONE
+        || (interruptible && (pending() || event::upcall_wanted(domain, vcpu).is_some()))
+        || domain.life() != Life::Running
+        || !vcpu.is_up()
+}
+
+/// Runs the guest until it has to leave this pCPU.
+fn run(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> Leave {
+    let own = &cpu.sched;
+    let start = time::rdtsc();
+    let slice = |ns: u64| start.saturating_add(time::ns_to_tsc(ns).saturating_sub(time::ns_to_tsc(0)));
+    let (whole, short) = (slice(SLICE_NS), slice(WOKEN_SLICE_NS));
+    loop {
+        timer::expire(own);
+        // Everything below looks for reasons, so it comes behind this (see `state`).
+        vcpu.run.set_in_guest(true);
+        own.attention.store(false, Ordering::SeqCst);
+        if domain.life() != Life::Running || !vcpu.is_up() {
+            return Leave::Down;
+        }
+        let end = turn_end(own, whole, short);
+        if end.is_some_and(|end| time::rdtsc() >= end) {
+            return Leave::Turn;
+        }
+        own.slice_end.store(end.unwrap_or(whole), Ordering::Relaxed);
+        inject(domain, vcpu, arch);
+        timer::arm(own, end);
+        let exit = arch.run(&domain.tlb);
+        vcpu.run.set_in_guest(false);
+        match exit::handle(domain, vcpu, arch, exit) {
+            exit::Next::Enter => {}
+            exit::Next::Leave(leave) => return leave,
+        }
+    }
+}
+
+/// When the turn ends, given who waits now.
+fn turn_end(own: &CpuSched, whole: u64, short: u64) -> Option<u64> {
+    if !own.woken.is_empty() {
+        Some(short)
+    } else if !own.waiting.is_empty() {
+        Some(whole)
+    } else {
+        None
+    }
+}
+
+/// Sends the event upcall in if one is due, or asks for the moment at which it can be sent.
+fn inject(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu) {
+    let Some(vector) = event::upcall_wanted(domain, vcpu) else { return };
+    if arch.can_take_interrupt() {
+        arch.inject_vector(vector);
+        event::upcall_delivered(vcpu);
+    } else {
+        arch.request_window(true);
+    }
+}

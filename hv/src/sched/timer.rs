@@ -1,0 +1,109 @@
+//! Timers of vCPUs: the single-shot timer and the time limit of `SCHEDOP_poll`.
+//!
+//! A deadline stands in the vCPU (its own hypercalls set it); the pCPU the vCPU runs on, or ran on last, watches it. When a vCPU is
+//! switched in elsewhere its new pCPU watches as well, and the old one forgets it at its next look; should
+//! both find the deadline passed, the compare-exchange lets one of them fire it. So each pCPU touches only
+//! its own set and its own local APIC.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{CpuSched, resolve, wake};
+use crate::abi::xen::VIRQ_TIMER;
+use crate::arch::x86::{apic, percpu, time};
+use crate::domain::{
+    Vcpu,
+    vcpu::{NO_TIMER, NOT_POLLING, POLL_DONE},
+};
+use crate::event;
+
+fn watch(own: &CpuSched, vcpu: &Vcpu, ns: u64) {
+    own.timers.insert(vcpu.slot);
+    if own.timers_known() {
+        own.next_timer.fetch_min(ns, Ordering::Relaxed);
+    } else {
+        own.next_timer.store(ns, Ordering::Relaxed);
+    }
+}
+
+/// A vCPU was switched in, or its deadlines changed while it runs here: they are this pCPU's to watch.
+pub(super) fn adopt(own: &CpuSched, vcpu: &Vcpu) {
+    let first = earliest(vcpu);
+    if first != NO_TIMER {
+        watch(own, vcpu, first);
+    }
+}
+
+fn earliest(vcpu: &Vcpu) -> u64 {
+    vcpu.timer_ns.load(Ordering::SeqCst).min(vcpu.poll_until_ns.load(Ordering::SeqCst))
+}
+
+impl CpuSched {
+    /// `next_timer` holds something: its zero is a block's first state.
+    fn timers_known(&self) -> bool {
+        self.next_timer.load(Ordering::Relaxed) != 0
+    }
+
+    /// The earliest deadline watched here, in ns.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        Some(self.next_timer.load(Ordering::Relaxed)).filter(|&ns| ns != 0 && ns != NO_TIMER)
+    }
+}
+
+/// Fires what is due on this pCPU.
+pub(super) fn expire(own: &CpuSched) {
+    if own.next_deadline().is_none_or(|first| time::now_ns() < first) {
+        return;
+    }
+    let now = time::now_ns();
+    let mut next = NO_TIMER;
+    for slot in own.timers.iter() {
+        let Some((domain, id)) = resolve(slot) else {
+            own.timers.remove(slot);
+            continue;
+        };
+        let Some(vcpu) = domain.vcpu(id) else { continue };
+        if fired(&vcpu.timer_ns, now) {
+            event::raise_virq(&domain, id, VIRQ_TIMER);
+        }
+        if fired(&vcpu.poll_until_ns, now) {
+            end_poll(vcpu);
+        }
+        let left = earliest(vcpu);
+        if left == NO_TIMER || vcpu.run.cpu() != percpu::cpu_id() {
+            own.timers.remove(slot);
+        } else {
+            next = next.min(left);
+        }
+    }
+    own.next_timer.store(next, Ordering::Relaxed);
+}
+
+/// Whether a deadline has passed and this call is the one that fires it.
+fn fired(deadline: &AtomicU64, now: u64) -> bool {
+    let due = deadline.load(Ordering::SeqCst);
+    due <= now
+        && due != NO_TIMER
+        && deadline.compare_exchange(due, NO_TIMER, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+}
+
+/// The time limit of a poll is over.
+fn end_poll(vcpu: &Vcpu) {
+    let waits = vcpu.poll.load(Ordering::SeqCst);
+    if waits != NOT_POLLING
+        && waits != POLL_DONE
+        && vcpu.poll.compare_exchange(waits, POLL_DONE, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    {
+        wake(vcpu);
+    }
+}
+
+/// Arms this pCPU's local APIC for the earlier of the end of a turn (a TSC value) and the first deadline.
+pub(super) fn arm(own: &CpuSched, turn_end: Option<u64>) {
+    let timer = own.next_deadline().map(time::ns_to_tsc);
+    let first = match (turn_end, timer) {
+        (Some(turn), Some(timer)) => Some(turn.min(timer)),
+        (turn, timer) => turn.or(timer),
+    };
+    apic::arm_oneshot(first);
+}
