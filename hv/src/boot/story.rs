@@ -15,7 +15,7 @@ use crate::{
     dev::console,
     domain::launch,
     info,
-    mm::{direct::phys_to_virt, frames, paging},
+    mm::{direct::phys_to_virt, frames, grants, paging},
     panic, sched, vt, warn,
 };
 
@@ -45,6 +45,7 @@ pub fn start(info: &BootInfo, memory: BootMap) -> ! {
     // SAFETY: the boot CPU's only block, before any other.
     unsafe { PerCpu::leak(0, 0, stacks::boot_stacks()).install() };
     start_clock(&acpi);
+    grants::choose_copy_kernel(options.copy);
     let cpus = trampoline.start_all(&acpi, options.maxcpus);
     info!(
         "{cpus} CPUs, {} left out by maxcpus= or trouble",

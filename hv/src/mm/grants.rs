@@ -17,6 +17,7 @@ use super::{
     phys_to_virt, virt_to_phys,
 };
 use crate::arch::x86::time;
+use crate::cmdline::CopyKernel;
 use crate::{info, warn};
 
 /// Pages only the hypervisor sees.
@@ -71,8 +72,15 @@ fn mfn_of(page: NonNull<Page>) -> Mfn {
 
 static ENGINE: Once<Engine> = Once::new();
 
-/// Chooses the copy kernel, once, at boot: `copy=`. What the processor lacks is said, and `auto` taken.
-pub fn choose_copy_kernel(choice: Choice) {
+/// Chooses the copy kernel, once, at boot, when XCR0 is the hypervisor's: `copy=`. What the processor lacks
+/// is said, and `auto` taken.
+pub fn choose_copy_kernel(asked: CopyKernel) {
+    let choice = match asked {
+        CopyKernel::Auto => Choice::Auto,
+        CopyKernel::Avx2 => Choice::Avx2,
+        CopyKernel::Sse2 => Choice::Sse2,
+        CopyKernel::Rep => Choice::Rep,
+    };
     ENGINE.call_once(|| {
         let mut scratch = Box::new(Scratch::new());
         let chosen = Engine::select(choice, &mut scratch, time::rdtsc).or_else(|why| {
