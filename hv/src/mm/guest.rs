@@ -311,7 +311,8 @@ impl<'a> GuestSpace<'a> {
     pub fn window(&self, linear: u64, len: usize, access: Access) -> Result<ArgWindow<'a>, Fault> {
         let mut pages = ArrayVec::new();
         let start = usize::try_from(linear % PAGE_SIZE as u64).map_err(|_| Fault)?;
-        let count = start.checked_add(len).ok_or(Fault)?.div_ceil(PAGE_SIZE);
+        // Nothing is touched for an empty range, wherever it is.
+        let count = if len == 0 { 0 } else { start.checked_add(len).ok_or(Fault)?.div_ceil(PAGE_SIZE) };
         let mut at = linear - start as u64;
         for _ in 0..count {
             pages.try_push(self.page(at, access)?).map_err(|_| Fault)?;
@@ -500,3 +501,6 @@ const fn marks(last: bool, access: Access) -> u64 {
         _ => PTE_ACCESSED,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ const LARGE: u64 = 1 << 7;
 const KIND_SHIFT: u32 = 9;
 const KIND_MASK: u64 = 7 << KIND_SHIFT;
 const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
+/// Instruction fetches fault. The nested walk obeys it because root mode has EFER.NXE on (15.25.6).
+const NO_EXECUTE: u64 = 1 << 63;
 /// Accessed and dirty are set from the start: nobody reads them, and the hardware need not write them.
 const ACCESSED_DIRTY: u64 = 3 << 5;
 
@@ -68,8 +70,10 @@ impl P2mKind {
             Self::GrantRw => 4,
             Self::GrantRo => 5,
         };
-        let rights = if self.writable() { PRESENT | USER | WRITE } else { PRESENT | USER };
-        (kind << KIND_SHIFT) | rights | ACCESSED_DIRTY
+        let write = if self.writable() { WRITE } else { 0 };
+        // What others write, or wrote, is data.
+        let execute = if self.is_ram() { 0 } else { NO_EXECUTE };
+        (kind << KIND_SHIFT) | PRESENT | USER | write | execute | ACCESSED_DIRTY
     }
 
     const fn from_bits(entry: u64) -> Option<Self> {
@@ -120,7 +124,8 @@ pub enum P2mError {
     NoMemory,
     /// The gfn is beyond what the tables can name.
     OutOfRange,
-    /// A 2 MiB leaf wants both frame numbers aligned and nothing mapped in its range.
+    /// A 2 MiB leaf wants both frame numbers aligned and nothing mapped in its range; other orders than
+    /// these two do not exist.
     Misplaced,
     /// What stands there may not be replaced.
     Occupied,
@@ -214,6 +219,9 @@ impl P2m {
     pub fn set(&self, gfn: Gfn, mfn: Mfn, order: u8, kind: P2mKind) -> Result<Option<P2mEntry>, P2mError> {
         if gfn.0 >= MAX_GFN {
             return Err(P2mError::OutOfRange);
+        }
+        if order != 0 && order != ORDER_2M {
+            return Err(P2mError::Misplaced);
         }
         let _writer = self.writer.lock();
         let pde = self.directory_slot(gfn)?;
@@ -399,4 +407,144 @@ fn leaf_slot(pde: &'static AtomicU64, gfn: Gfn, make: bool) -> Result<Option<&'s
         return Ok(Some(slot(fresh, index_of(gfn, 0))));
     }
     Ok(Some(slot(frame_of(value), index_of(gfn, 0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicBool, thread, vec, vec::Vec};
+
+    use super::*;
+
+    extern crate std;
+
+    /// Frames as far as these tests go: numbers. Nothing is ever read through them.
+    const LARGE_FRAME: Mfn = Mfn(0x8_0000);
+
+    fn entry(mfn: u64, kind: P2mKind) -> Option<P2mEntry> {
+        Some(P2mEntry { mfn: Mfn(mfn), kind })
+    }
+
+    #[test]
+    fn what_is_set_is_found_and_only_that() {
+        let p2m = P2m::new().expect("memory");
+        for gfn in [0, 511, 512, 1 << 18, 1 << 27, MAX_GFN - 1] {
+            assert_eq!(p2m.lookup(Gfn(gfn)), None);
+            assert_eq!(p2m.set(Gfn(gfn), Mfn(gfn + 7), 0, P2mKind::GrantRo), Ok(None));
+            assert_eq!(p2m.lookup(Gfn(gfn)), entry(gfn + 7, P2mKind::GrantRo));
+        }
+        assert_eq!(p2m.lookup(Gfn(1)), None);
+        assert_eq!(p2m.lookup(Gfn(MAX_GFN)), None);
+        assert_eq!(p2m.set(Gfn(MAX_GFN), Mfn(1), 0, P2mKind::RamRw), Err(P2mError::OutOfRange));
+        assert_eq!(
+            p2m.set(Gfn(512), Mfn(9), 0, P2mKind::RamRw),
+            Ok(entry(519, P2mKind::GrantRo)),
+            "the old translation is told"
+        );
+        assert_eq!(p2m.clear(Gfn(512)), Ok(entry(9, P2mKind::RamRw)));
+        assert_eq!(p2m.clear(Gfn(512)), Ok(None));
+        assert_eq!(p2m.clear(Gfn(MAX_GFN)), Ok(None));
+    }
+
+    #[test]
+    fn kinds_come_back_and_have_their_rights() {
+        for (kind, write, execute) in [
+            (P2mKind::RamRw, true, true),
+            (P2mKind::RamRo, false, true),
+            (P2mKind::Shared, true, false),
+            (P2mKind::GrantRw, true, false),
+            (P2mKind::GrantRo, false, false),
+        ] {
+            let bits = leaf(Mfn(0x1234), kind);
+            assert_eq!(decode(bits, 0), entry(0x1234, kind));
+            assert_eq!(bits & WRITE != 0, write, "{kind:?}");
+            assert_eq!(bits & NO_EXECUTE == 0, execute, "{kind:?}");
+            assert_eq!((bits & PRESENT, bits & USER), (PRESENT, USER), "nested walks are user accesses");
+        }
+        assert_eq!(decode(0, 0), None);
+    }
+
+    #[test]
+    fn a_large_leaf_splits_around_what_changes() {
+        let p2m = P2m::new().expect("memory");
+        let base = 1 << 18;
+        assert_eq!(p2m.set(Gfn(base + 1), LARGE_FRAME, 9, P2mKind::RamRw), Err(P2mError::Misplaced));
+        assert_eq!(p2m.set(Gfn(base), Mfn(LARGE_FRAME.0 + 1), 9, P2mKind::RamRw), Err(P2mError::Misplaced));
+        assert_eq!(p2m.set(Gfn(base), LARGE_FRAME, 1, P2mKind::RamRw), Err(P2mError::Misplaced));
+        assert_eq!(p2m.set(Gfn(base), LARGE_FRAME, 9, P2mKind::RamRw), Ok(None));
+        assert_eq!(p2m.set(Gfn(base), LARGE_FRAME, 9, P2mKind::RamRw), Err(P2mError::Misplaced));
+        assert_eq!(p2m.lookup(Gfn(base + 511)), entry(LARGE_FRAME.0 + 511, P2mKind::RamRw));
+
+        assert_eq!(p2m.clear(Gfn(base + 3)), Ok(entry(LARGE_FRAME.0 + 3, P2mKind::RamRw)));
+        assert_eq!(
+            p2m.set(Gfn(base + 4), Mfn(77), 0, P2mKind::GrantRw),
+            Ok(entry(LARGE_FRAME.0 + 4, P2mKind::RamRw))
+        );
+        for offset in 0..512 {
+            let expected = match offset {
+                3 => None,
+                4 => entry(77, P2mKind::GrantRw),
+                _ => entry(LARGE_FRAME.0 + offset, P2mKind::RamRw),
+            };
+            assert_eq!(p2m.lookup(Gfn(base + offset)), expected, "{offset}");
+        }
+        assert_eq!(p2m.lookup(Gfn(base + 512)), None);
+    }
+
+    #[test]
+    fn an_unexpected_translation_stays() {
+        let p2m = P2m::new().expect("memory");
+        p2m.set(Gfn(5), Mfn(50), 0, P2mKind::GrantRw).expect("memory");
+        assert_eq!(p2m.clear_if(Gfn(5), |old| old.mfn == Mfn(51)), Ok(None));
+        assert_eq!(p2m.lookup(Gfn(5)), entry(50, P2mKind::GrantRw));
+        assert_eq!(p2m.clear_if(Gfn(5), |old| old.mfn == Mfn(50)), Ok(entry(50, P2mKind::GrantRw)));
+    }
+
+    #[test]
+    fn release_gives_every_leaf_back_once_in_steps() {
+        let p2m = P2m::new().expect("memory");
+        p2m.set(Gfn(512), LARGE_FRAME, 9, P2mKind::RamRw).expect("memory");
+        for gfn in [0, 3, 1 << 18, (1 << 27) + 5, MAX_GFN - 1] {
+            p2m.set(Gfn(gfn), Mfn(gfn + 1), 0, P2mKind::GrantRo).expect("memory");
+        }
+        let mut leaves = vec![];
+        let mut steps = 0;
+        while !p2m.release_step(1, |entry, order| leaves.push((entry.mfn.0, order))) {
+            steps += 1;
+            assert!(steps < 10_000, "release goes on");
+        }
+        assert!(steps > 3, "one budget does not do it all");
+        leaves.sort_unstable();
+        let mut expected: Vec<_> = [1, 4, (1 << 18) + 1, (1 << 27) + 6, MAX_GFN].map(|mfn| (mfn, 0)).into();
+        expected.push((LARGE_FRAME.0, 9));
+        expected.sort_unstable();
+        assert_eq!(leaves, expected);
+        assert!(p2m.release_step(1, |_, _| unreachable!()), "nothing is left");
+        assert_eq!(p2m.lookup(Gfn(0)), None);
+    }
+
+    #[test]
+    fn readers_never_meet_a_hole_in_a_split() {
+        let p2m = P2m::new().expect("memory");
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for round in 0..64 {
+                        // Frame 7 of each range is never touched, so a mapped range always has it.
+                        let gfn = round * 512;
+                        let first = p2m.lookup(Gfn(gfn));
+                        let seventh = p2m.lookup(Gfn(gfn + 7));
+                        if first.is_some() {
+                            assert_eq!(seventh, entry(LARGE_FRAME.0 + 7, P2mKind::RamRw));
+                        }
+                    }
+                }
+            });
+            for round in 0..64 {
+                p2m.set(Gfn(round * 512), LARGE_FRAME, 9, P2mKind::RamRw).expect("memory");
+                p2m.clear(Gfn(round * 512 + 9)).expect("memory");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 }
