@@ -170,7 +170,7 @@ fn clippy_bare_metal(package: &str) -> Counted {
 
 fn loom(package: &str) -> Counted {
     let mut command = places::cargo();
-    command.args(["test", "--locked", "--release", "-p", package, "--test", "loom"]);
+    command.args(["test", "--locked", "--release", "-p", package, "--lib", "--test", "loom"]);
     command.arg("--target-dir").arg(places::target().join("loom"));
     // An environment RUSTFLAGS replaces the configuration's, so its flags stand here too.
     command.env("RUSTFLAGS", "--cfg loom -Cno-redzone=yes -Cforce-frame-pointers=yes");
