@@ -159,6 +159,11 @@ fn halt(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu) -> Next {
 /// An access the nested tables do not allow.
 fn nested_fault(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, gpa: u64, write: bool, exec: bool) {
     match domain.p2m.lookup(Gfn(gpa >> PAGE_SHIFT)) {
+        // What is not its own memory is data (`P2mKind`).
+        Some(entry) if exec && !entry.kind.is_ram() => {
+            rate_limited!(warn, "d{}v{}: executes what is mapped as data at {gpa:#x}", domain.id.0, vcpu.id);
+            arch.inject_exception(GuestException::GeneralProtection);
+        }
         // It has been mapped meanwhile, or the fault is of a stale translation: the access is tried again.
         Some(entry) if entry.writable() || !write => {}
         // A write to a read-only grant: what Xen does.
