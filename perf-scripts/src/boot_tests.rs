@@ -3,7 +3,7 @@
 //! has a time limit and an expected line.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,7 +12,7 @@ use crate::failure::{Exit, stop};
 use crate::image::Artefacts;
 use crate::places;
 use crate::progress::Step;
-use crate::qemu::{self, Ending, Line, Machine, Next};
+use crate::qemu::{self, Ending, Line, Machine, Module, Next};
 
 /// One boot.
 pub struct Case {
@@ -21,59 +21,200 @@ pub struct Case {
     pub quick: bool,
     /// What differs from a plain boot of the image.
     setup: fn(&mut Machine, &Artefacts) -> Result<()>,
-    /// Pieces of lines, in this order; the boot ends well when the last one has come.
+    /// Pieces of lines, in this order (several may be of one line); the boot ends well with the last one.
     expect: &'static [&'static str],
     /// Pieces of lines that must not come before that.
     never: &'static [&'static str],
 }
 
 /// What no good boot prints.
-const TROUBLE: &[&str] = &["panic:", "@fail", "bad option"];
+const TROUBLE: &[&str] = &["panic", "@fail", "bad option", "crashed"];
+
+/// A case for which only the outcome of a refused input matters.
+const fn refused(
+    name: &'static str,
+    setup: fn(&mut Machine, &Artefacts) -> Result<()>,
+    expect: &'static [&'static str],
+) -> Case {
+    Case { name, quick: false, setup, expect, never: &["panic"] }
+}
 
 /// Every case.
 pub const CASES: &[Case] = &[
-    Case { name: "multiboot", quick: true, setup: |_, _| Ok(()), expect: &["by multiboot,"], never: TROUBLE },
     Case {
-        name: "PVH",
+        name: "multiboot",
         quick: true,
-        setup: |machine, made| {
-            machine.image = without_multiboot(made)?;
-            Ok(())
-        },
-        expect: &["by PVH,"],
+        setup: |machine, made| hello(machine, made, "hello"),
+        expect: &[
+            "loaded by multiboot",
+            "CPUs, 0 left out",
+            "@result",
+            "powered off",
+            "leaked frames: 0",
+            "switching off",
+        ],
         never: TROUBLE,
     },
     Case {
-        name: "unknown option",
-        quick: false,
-        setup: |machine, _| {
-            machine.cmdline = "colour=blue loglvl=info".to_owned();
-            Ok(())
-        },
-        expect: &["bad option 'colour=blue': no such option"],
-        never: &["panic:"],
+        name: "32-bit guest",
+        quick: true,
+        setup: |machine, made| hello(machine, made, "hello32"),
+        expect: &["32-bit kernel", "@result", "powered off", "leaked frames: 0", "switching off"],
+        never: TROUBLE,
     },
     Case {
-        name: "bad value",
+        name: "four CPUs, two vCPUs",
         quick: false,
-        setup: |machine, _| {
-            machine.cmdline = "maxcpus=none".to_owned();
+        setup: |machine, made| {
+            machine.cpus = 4;
+            hello(machine, made, "hello")?;
+            machine.modules[0].string = "domain=hello vcpus=2 cpus=1-3".to_owned();
             Ok(())
         },
-        expect: &["bad option 'maxcpus=none': takes a count"],
-        never: &["panic:"],
+        expect: &["4 CPUs, 0 left out", "@result", "powered off", "leaked frames: 0"],
+        never: TROUBLE,
     },
     Case {
-        name: "bad item of gnttab=",
+        name: "maxcpus=",
         quick: false,
-        setup: |machine, _| {
-            machine.cmdline = "gnttab=max_ver:9,no-transitive".to_owned();
+        setup: |machine, made| {
+            machine.cpus = 4;
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" maxcpus=2");
             Ok(())
         },
-        expect: &["bad option 'gnttab=max_ver:9'"],
-        never: &["panic:"],
+        expect: &["2 CPUs, 2 left out", "@result"],
+        never: TROUBLE,
     },
+    Case {
+        // QEMU's PVH loader hands over one module and no string with it.
+        name: "PVH",
+        quick: true,
+        setup: |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.image = without_multiboot(made)?;
+            Ok(())
+        },
+        expect: &["loaded by PVH", "error: cannot boot: module 1", "the module string is empty"],
+        never: &["panic"],
+    },
+    refused(
+        "unknown option",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" colour=blue");
+            Ok(())
+        },
+        &["bad option 'colour=blue': no such option", "@result"],
+    ),
+    refused(
+        "bad value",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" maxcpus=none");
+            Ok(())
+        },
+        &["bad option 'maxcpus=none': takes a count", "@result"],
+    ),
+    refused(
+        "bad item of gnttab=",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" gnttab=max_ver:9,no-transitive");
+            Ok(())
+        },
+        &["bad option 'gnttab=max_ver:9'", "gnttab=max_ver:2,no-transitive"],
+    ),
+    refused(
+        "no SVM",
+        |machine, made| {
+            machine.cpu_model = Some("max,-svm".to_owned());
+            hello(machine, made, "hello")
+        },
+        &["error: cannot boot: ", "this CPU has no AMD SVM"],
+    ),
+    refused(
+        "no nested paging",
+        |machine, made| {
+            machine.cpu_model = Some("max,-npt".to_owned());
+            hello(machine, made, "hello")
+        },
+        &["error: cannot boot: ", "no nested paging"],
+    ),
+    refused(
+        "too little memory",
+        |machine, _| {
+            machine.mem_mib = 24;
+            Ok(())
+        },
+        &["error: cannot boot: too little memory"],
+    ),
+    refused(
+        "a domain larger than the machine",
+        |machine, made| module(machine, made, "hello", "domain=large mem=4G"),
+        &["error: cannot boot: domain 'large'"],
+    ),
+    refused("no modules", |_, _| Ok(()), &["error: cannot boot: no domain to run"]),
+    refused(
+        "unknown word in a module string",
+        |machine, made| module(machine, made, "hello", "domain=x colour=blue"),
+        &["error: cannot boot: module 1 ('hello'): 'colour=blue': no such word"],
+    ),
+    refused(
+        "missing data module",
+        |machine, made| module(machine, made, "hello", "domain=x data=disk.img"),
+        &["error: cannot boot: domain 'x': no data module is called 'disk.img'"],
+    ),
+    refused(
+        "module: not ELF",
+        |machine, _| {
+            let path = scratch("text", b"this is no kernel\n")?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('text'): not an ELF file"],
+    ),
+    refused(
+        "module: ELF without a PVH note",
+        |machine, _| {
+            let own = std::env::current_exe().context("cannot tell this program's own file")?;
+            machine.mem_mib = 1024;
+            machine.modules.push(Module::new(own, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x'", "no PVH entry note"],
+    ),
+    refused(
+        "module: truncated",
+        |machine, made| {
+            let file = read(made.guest("hello")?)?;
+            let path = scratch("truncated", &file[..file.len().min(5000)])?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('truncated'): truncated"],
+    ),
+    refused(
+        "module: overlapping segments",
+        |machine, made| {
+            let path = scratch("overlapping", &with_overlapping_segments(read(made.guest("hello")?)?)?)?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('overlapping'): two of its segments overlap"],
+    ),
 ];
+
+/// One domain that runs a guest of ours and powers the machine off after it.
+fn hello(machine: &mut Machine, made: &Artefacts, guest: &str) -> Result<()> {
+    module(machine, made, guest, &format!("domain={guest}"))
+}
+
+fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {
+    machine.cmdline = "when_done=poweroff".to_owned();
+    machine.modules.push(Module::new(made.guest(guest)?, string));
+    Ok(())
+}
 
 /// Boots one case.
 pub fn run(case: &Case, made: &Artefacts) -> Result<()> {
@@ -102,9 +243,15 @@ impl<'a> Watch<'a> {
     }
 
     fn line(&mut self, line: &Line<'_>) -> Next {
-        if self.case.expect.get(self.seen).is_some_and(|piece| line.text.contains(piece)) {
+        let before = self.seen;
+        while self.case.expect.get(self.seen).is_some_and(|piece| line.text.contains(piece)) {
             self.seen += 1;
-            return if self.seen == self.case.expect.len() { Next::Stop } else { Next::More };
+        }
+        if self.seen == self.case.expect.len() {
+            return Next::Stop;
+        }
+        if self.seen > before {
+            return Next::More;
         }
         if self.case.never.iter().any(|piece| line.text.contains(piece)) {
             self.forbidden = Some(line.text.to_owned());
@@ -133,11 +280,32 @@ fn without_multiboot(made: &Artefacts) -> Result<PathBuf> {
     const MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
     /// The header must lie within the first 8 KiB (Multiboot Specification 0.6.96, section 3.1).
     const REACH: usize = 8192;
-    let mut file = fs::read(&made.image).with_context(|| format!("cannot read {}", made.image.display()))?;
+    let mut file = read(&made.image)?;
     let reach = REACH.min(file.len());
     let at = file[..reach].windows(4).position(|word| word == MAGIC).context("no multiboot header")?;
     file[at..at + 4].fill(0);
     scratch("tollgate-pvh", &file)
+}
+
+/// An ELF64 file whose second loaded segment goes where the first one does.
+fn with_overlapping_segments(mut file: Vec<u8>) -> Result<Vec<u8>> {
+    /// Program headers of ELF64: where they begin, how long one is, and `p_paddr` in it.
+    const TABLE: usize = 64;
+    const ENTRY: usize = 56;
+    const PHYSICAL: usize = 24;
+    const LOAD: [u8; 4] = 1_u32.to_le_bytes();
+    let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
+    let loaded: Vec<usize> = (0..count)
+        .map(|index| TABLE + index * ENTRY)
+        .filter(|&at| file.get(at..at + 4) == Some(&LOAD))
+        .collect();
+    let [first, second, ..] = loaded[..] else { anyhow::bail!("the guest has fewer than two segments") };
+    file.copy_within(first + PHYSICAL..first + PHYSICAL + 8, second + PHYSICAL);
+    Ok(file)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A file for one case, in the directory of the artefacts.

@@ -188,7 +188,7 @@ impl Boot {
 
 /// Whether the hypervisor itself says that it panics.
 pub fn is_panic(line: &Line<'_>) -> bool {
-    line.domain.is_none() && line.text.starts_with("panic:")
+    line.domain.is_none() && line.text.starts_with("panic")
 }
 
 /// Boots `machine` and shows each line to `reader` until one of them has enough.
@@ -205,10 +205,11 @@ pub fn boot(machine: &Machine, mut reader: impl FnMut(&Line<'_>) -> Next) -> Res
                 complaints.push('\n');
             }
             Event::Line(Stream::Out, line) => {
-                let line: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+                let line = printable(&line);
                 let next = reader(&Line::parse(&line));
                 lines.push(line);
                 if next == Next::Stop {
+                    linger(&job, &mut lines);
                     break Ending::Stopped;
                 }
             }
@@ -223,6 +224,25 @@ pub fn boot(machine: &Machine, mut reader: impl FnMut(&Line<'_>) -> Next) -> Res
         }
     };
     Ok(Boot { ending, lines })
+}
+
+/// Takes what follows the last line that was wanted: a panic's backtrace, a crashed guest's registers.
+fn linger(job: &Job, lines: &mut Vec<String>) {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    const BETWEEN_LINES: Duration = Duration::from_millis(150);
+    let since = Instant::now();
+    while since.elapsed() < AT_MOST {
+        match job.next(BETWEEN_LINES) {
+            Event::Line(Stream::Out, line) => lines.push(printable(&line)),
+            Event::Line(Stream::Err, _) => {}
+            Event::Quiet | Event::Closed => return,
+        }
+    }
+}
+
+/// A console line without control characters.
+fn printable(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
 /// What each domain said last and where each pCPU is.
