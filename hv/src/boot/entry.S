@@ -103,8 +103,10 @@ no_long_mode:
     jz 5f
     outb %al, %dx
     jmp 4b
-5:  hlt
-    jmp 5b
+5:  movb $0xfe, %al                     // the keyboard controller's reset line
+    outb %al, $0x64
+6:  hlt
+    jmp 6b
 
     .code64
 enter64:

@@ -47,10 +47,7 @@ pub fn start(info: &BootInfo, memory: BootMap) -> ! {
     start_clock(&acpi);
     grants::choose_copy_kernel(options.copy);
     let cpus = trampoline.start_all(&acpi, options.maxcpus);
-    info!(
-        "{cpus} CPUs, {} left out by maxcpus= or trouble",
-        acpi.cpus.len().saturating_sub(usize::try_from(cpus).unwrap_or(0))
-    );
+    info!("CPUs: {cpus} running, of {}", acpi.cpus.len().max(1));
 
     enable_virtualisation();
     launch::launch(&info.modules, &options);

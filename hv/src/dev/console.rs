@@ -27,6 +27,8 @@ static PORT: Mutex<Port> = Mutex::new(Port::NONE);
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 /// A panic owns the console: everybody else's lines are dropped.
 static SEIZED: AtomicBool = AtomicBool::new(false);
+/// The panic found the lock held, and goes round it.
+static STUCK: AtomicBool = AtomicBool::new(false);
 
 #[cfg(feature = "bare-metal")]
 type Port = Serial;
@@ -43,6 +45,11 @@ impl Serial {
 
     fn open(com1: Com1) -> Self {
         Self(super::uart::Uart::new(com1))
+    }
+
+    /// A second way to the port that another one is open to.
+    const fn bypass(com1: Com1) -> Self {
+        Self(Some(super::uart::Uart::opened(com1)))
     }
 }
 
@@ -61,7 +68,11 @@ struct HostOutput;
 impl HostOutput {
     const NONE: Self = Self;
 
-    fn open(_: Com1) -> Self {
+    const fn open(_: Com1) -> Self {
+        Self
+    }
+
+    const fn bypass(_: Com1) -> Self {
         Self
     }
 }
@@ -102,15 +113,21 @@ pub fn log(level: LogLevel, line: fmt::Arguments<'_>) {
 /// Prints one line of a panic, whoever holds the console.
 pub fn panic_line(line: fmt::Arguments<'_>) {
     SEIZED.store(true, Ordering::Relaxed);
-    for _ in 0..1_000_000 {
+    // Once the lock's holder is known to be stopped, or to be this very CPU, nobody waits for it again.
+    let patience = if STUCK.load(Ordering::Relaxed) { 1 } else { 1_000_000 };
+    for _ in 0..patience {
         if let Some(mut port) = PORT.try_lock() {
             let _ = writeln!(port, "(hv) {line}");
             return;
         }
         core::hint::spin_loop();
     }
-    // The holder is stopped or is this very CPU: a second opening of the same port, torn line or not.
-    let _ = writeln!(Port::open(crate::panic::com1()), "\n(hv) {line}");
+    let mut port = Port::bypass(crate::panic::com1());
+    if !STUCK.swap(true, Ordering::Relaxed) {
+        // Whatever it was printing ends here.
+        let _ = writeln!(port);
+    }
+    let _ = writeln!(port, "(hv) {line}");
 }
 
 /// The longest line of a guest; what is longer becomes several.

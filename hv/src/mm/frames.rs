@@ -306,10 +306,13 @@ pub fn alloc(order: u8, owner: Owner) -> Option<Mfn> {
     if order > MAX_ORDER {
         return None;
     }
-    let taken = BUDDY.lock().take(order).or_else(|| {
+    // The lock is let go before `reclaim` takes it.
+    let mut taken = BUDDY.lock().take(order);
+    if taken.is_none() {
         reclaim(u32::MAX);
-        BUDDY.lock().take(order)
-    })?;
+        taken = BUDDY.lock().take(order);
+    }
+    let taken = taken?;
     let first = Mfn(taken.into());
     // SAFETY: the block was free, is in RAM, and is ours alone now.
     unsafe { phys_to_virt(first.0 << PAGE_SHIFT).write_bytes(0, PAGE_SIZE << order) };
@@ -564,6 +567,12 @@ mod tests {
         assert_eq!(owner(mfn), Some(Owner::Free));
         assert!(!get_ref(mfn, domain));
         assert_eq!(owned_by(domain), 0);
+    }
+
+    #[test]
+    fn too_large_a_block_is_refused() {
+        assert_eq!(alloc(15, Owner::Hypervisor), None);
+        assert_eq!(alloc(MAX_ORDER + 1, Owner::Hypervisor), None);
     }
 
     #[test]
