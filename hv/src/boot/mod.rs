@@ -165,14 +165,19 @@ impl fmt::Display for BootError {
             Self::NoRam => f.write_str("the memory map names no RAM"),
             Self::StringTooLong => f.write_str("the command line and module strings are longer than 16 KiB"),
             Self::TooManyModules => write!(f, "more than {MAX_MODULES} modules"),
-            Self::ModuleTruncated(which) => write!(f, "module {which} is empty or truncated"),
-            Self::ModuleNotInRam(which) => {
-                write!(f, "module {which} is truncated or lies outside of RAM; give the machine more memory")
-            }
+            // People count modules from 1.
+            Self::ModuleTruncated(which) => write!(f, "module {} is empty or truncated", which + 1),
+            Self::ModuleNotInRam(which) => write!(
+                f,
+                "module {} is truncated or lies outside of RAM; give the machine more memory",
+                which + 1
+            ),
             Self::ModulesOverlap(one, other) if one == other => {
-                write!(f, "module {one} overlaps the hypervisor's image")
+                write!(f, "module {} overlaps the hypervisor's image", one + 1)
             }
-            Self::ModulesOverlap(one, other) => write!(f, "modules {one} and {other} overlap"),
+            Self::ModulesOverlap(one, other) => {
+                write!(f, "modules {} and {} overlap", one + 1, other + 1)
+            }
         }
     }
 }
