@@ -42,6 +42,8 @@ pub enum Errno {
     ENOSYS = 38,
     /// No data.
     ENODATA = 61,
+    /// The time has passed.
+    ETIME = 62,
     /// Value too large.
     EOVERFLOW = 75,
     /// Operation not supported.

@@ -77,7 +77,7 @@ pub(super) fn born() {
 
 /// Gives back what a domain got that was never finished. Nobody else has seen it.
 pub(super) fn abandon(domain: Domain) {
-    while !domain.p2m.release_step(u32::MAX, |leaf, order| drop_leaf(leaf, order)) {}
+    while !domain.p2m.release_step(u32::MAX, drop_leaf) {}
     domain.vcpus.iter().for_each(|vcpu| slots::give_back(vcpu.slot));
 }
 

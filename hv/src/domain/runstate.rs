@@ -1,14 +1,22 @@
-//! How long a vCPU has been in which state (public/vcpu.h).
+//! How long a vCPU has been in which state (public/vcpu.h), and the guest's copy of it.
 //!
 //! The pCPU that changes a vCPU's state writes, and a waker leaves the time at which the vCPU became runnable;
 //! anybody may read. Readers may see a state and a time that do not quite belong together while it
-//! changes: it is an account, not a lock.
+//! changes: it is an account, not a lock. The guest's copy is written by the same pCPU, around the
+//! `XEN_RUNSTATE_UPDATE` flag if the guest has asked for that.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::abi::vcpu::{RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RunstateInfo};
+use gnttab_fast::types::PAGE_SIZE;
+use spin::Once;
+
+use crate::abi::vcpu::{
+    RUNSTATE_OFFLINE, RUNSTATE_RUNNABLE, RUNSTATE_RUNNING, RUNSTATE_UPDATE, RunstateInfo,
+};
 use crate::arch::x86::time;
+use crate::mm::shared::SharedFrame;
+use crate::vt::Width;
 
 /// The account of one vCPU.
 #[derive(Debug)]
@@ -18,6 +26,50 @@ pub struct Runstate {
     spent: [AtomicU64; 4],
     /// When it became runnable after it was blocked or down; 0: it did not.
     woken: AtomicU64,
+    area: Once<Area>,
+}
+
+/// The guest's copy: 4-aligned, in one or two frames of the domain.
+#[derive(Debug)]
+pub struct Area {
+    /// The frame it begins in.
+    pub first: SharedFrame,
+    /// The frame it ends in, if that is another.
+    pub second: Option<SharedFrame>,
+    /// Where in the first.
+    pub offset: usize,
+    /// How it is laid out.
+    pub width: Width,
+}
+
+impl Area {
+    fn word(&self, at: usize) -> &AtomicU32 {
+        let place = self.offset + at;
+        match &self.second {
+            Some(second) if place >= PAGE_SIZE => second.u32(place - PAGE_SIZE),
+            _ => self.first.u32(place),
+        }
+    }
+
+    fn write(&self, info: &RunstateInfo, flag: bool) {
+        let (entry_at, times_at) = match self.width {
+            Width::Bits64 => (8, 16),
+            Width::Bits32 => (4, 12),
+        };
+        let put = |at: usize, value: u64| {
+            let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+            self.word(at).store(u32::from_le_bytes([a, b, c, d]), Ordering::Release);
+            self.word(at + 4).store(u32::from_le_bytes([e, f, g, h]), Ordering::Release);
+        };
+        if flag {
+            put(entry_at, info.state_entry_time | RUNSTATE_UPDATE);
+        }
+        self.word(0).store(info.state, Ordering::Release);
+        for (index, &time) in info.time.iter().enumerate() {
+            put(times_at + index * 8, time);
+        }
+        put(entry_at, info.state_entry_time);
+    }
 }
 
 impl Default for Runstate {
@@ -27,6 +79,7 @@ impl Default for Runstate {
             since: AtomicU64::new(0),
             spent: [const { AtomicU64::new(0) }; 4],
             woken: AtomicU64::new(0),
+            area: Once::new(),
         }
     }
 }
@@ -37,9 +90,27 @@ impl Runstate {
         self.woken.store(time::now_ns(), Ordering::Relaxed);
     }
 
-    /// The vCPU is in `state` (`RUNSTATE_*`) from now on. For the pCPU that switches it in or out.
-    pub fn enter(&self, state: u32) {
-        self.enter_at(state, time::now_ns());
+    /// The vCPU is in `state` (`RUNSTATE_*`) from now on. For the pCPU that switches it in or out. With
+    /// `flag` the guest wants to see when its copy is being written.
+    pub fn enter(&self, state: u32, flag: bool) {
+        let now = time::now_ns();
+        self.enter_at(state, now);
+        if let Some(area) = self.area.get() {
+            area.write(&self.at(now), flag);
+        }
+    }
+
+    /// Registers the guest's copy and writes it; false when there is one already.
+    pub fn register(&self, area: Area, flag: bool) -> bool {
+        let mut fresh = false;
+        let area = self.area.call_once(|| {
+            fresh = true;
+            area
+        });
+        if fresh {
+            area.write(&self.info(), flag);
+        }
+        fresh
     }
 
     fn enter_at(&self, state: u32, now: u64) {

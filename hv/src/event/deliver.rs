@@ -230,6 +230,21 @@ pub fn upcall_delivered(vcpu: &Vcpu) {
     vcpu.upcall_vector.fetch_and(!UPCALL_DUE, Ordering::SeqCst);
 }
 
+/// Marks every word as selected and the upcall as due: after a `vcpu_info` has moved.
+pub(crate) fn announce_all(domain: &Domain, vcpu: &Vcpu) {
+    for word in 0..port_words(domain.width()) {
+        select(domain, vcpu, word);
+    }
+}
+
+/// Words of pending bits.
+const fn port_words(width: Width) -> u32 {
+    match width {
+        Width::Bits64 => 64,
+        Width::Bits32 => 32,
+    }
+}
+
 /// `HVMOP_set_evtchn_upcall_vector`: what is pending already is announced through it.
 pub fn set_upcall_vector(domain: &Domain, vcpu: &Vcpu, vector: u8) {
     let pending = vcpu.info(domain).is_some_and(|info| info.upcall_pending().load(Ordering::SeqCst) != 0);

@@ -9,11 +9,31 @@
 use alloc::sync::Arc;
 
 use crossbeam_epoch::Guard;
+use maptrack::index_nospec;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::domain::{Domain, Vcpu};
-use crate::vt::{self, Width};
+use crate::{
+    abi::{
+        errno::Errno,
+        xen::{DOMID_SELF, hypercall as nr},
+    },
+    arch::x86::percpu,
+    domain::{Domain, Vcpu},
+    epoch,
+    mm::guest::{Fault, GuestSpace},
+    rate_limited,
+    vt::{self, Width},
+};
 
+pub mod console_io;
+pub mod event_channel;
 pub mod grant_table;
+pub mod hvm_op;
+pub mod memory;
+pub mod sched_op;
+pub mod vcpu_op;
+pub mod version;
+pub mod vm_assist;
 
 /// A hypercall being handled.
 #[derive(Debug)]
@@ -63,15 +83,56 @@ pub enum After {
 /// A handler.
 pub type Handler = fn(&mut Call<'_>) -> Outcome;
 
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// `__HYPERVISOR_*`
+    pub number: u32,
+    /// As the header has it.
+    pub name: &'static str,
+    /// Who does it.
+    pub handler: Handler,
+}
+
+macro_rules! table {
+    ($($number:path, $name:literal, $handler:path;)*) => {
+        /// Every hypercall there is; all others are `-ENOSYS`.
+        pub const TABLE: &[Entry] = &[$(Entry { number: $number, name: $name, handler: $handler }),*];
+    };
+}
+
+table! {
+    nr::MEMORY_OP, "memory_op", memory::op;
+    nr::SET_TIMER_OP, "set_timer_op", vcpu_op::set_timer_op;
+    nr::XEN_VERSION, "xen_version", version::op;
+    nr::CONSOLE_IO, "console_io", console_io::op;
+    nr::GRANT_TABLE_OP, "grant_table_op", grant_table::op;
+    nr::VM_ASSIST, "vm_assist", vm_assist::op;
+    nr::VCPU_OP, "vcpu_op", vcpu_op::op;
+    nr::SCHED_OP, "sched_op", sched_op::op;
+    nr::EVENT_CHANNEL_OP, "event_channel_op", event_channel::op;
+    nr::HVM_OP, "hvm_op", hvm_op::op;
+}
+
+/// The table by number.
+static BY_NUMBER: [Option<Handler>; nr::PAGE_SLOTS as usize] = {
+    let mut by = [None; nr::PAGE_SLOTS as usize];
+    let mut at = 0;
+    while at < TABLE.len() {
+        by[TABLE[at].number as usize] = Some(TABLE[at].handler);
+        at += 1;
+    }
+    by
+};
+
 /// Handles the hypercall of a vCPU's last exit: looks it up, does it, sets the result and steps over it.
 pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
-    let guard = crate::epoch::pin();
-    let (number, args) = arch.hypercall_args();
-    let width = arch.width();
-    let mut call = Call { domain, vcpu, arch, guard: &guard, width, args };
-    let outcome = match number {
-        20 => grant_table::op(&mut call),
-        _ => Outcome::Done(crate::abi::errno::Errno::ENOSYS.ret()),
+    let guard = epoch::pin();
+    // As Xen answers user mode of an HVM guest.
+    let outcome = if arch.cpl() == 0 {
+        dispatch(domain, vcpu, arch, &guard)
+    } else {
+        Outcome::Done(Errno::EPERM.ret())
     };
     let (result, after) = match outcome {
         Outcome::Done(value) => (value, After::Resume),
@@ -86,4 +147,112 @@ pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
     arch.set_result(result);
     arch.advance(&domain.p2m, &guard);
     after
+}
+
+fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guard) -> Outcome {
+    let (number, args) = arch.hypercall_args();
+    let Some((handler, slot)) = handler(number) else {
+        refuse(domain, "hypercall", u64::from(number));
+        return Outcome::Done(Errno::ENOSYS.ret());
+    };
+    domain.counters.hypercalls[slot].add(1);
+    let current = &percpu::this().current;
+    current.set_op(Some(number));
+    let width = arch.width();
+    let outcome = handler(&mut Call { domain, vcpu, arch, guard, width, args });
+    current.set_op(None);
+    outcome
+}
+
+/// Logs, at a bounded rate, something that is not there.
+#[cold]
+fn refuse(domain: &Domain, what: &str, number: u64) {
+    rate_limited!(warn, "d{} {}: {what} {number} is not implemented", domain.id.0, domain.name);
+}
+
+/// The handler of a number the guest chose: the index is masked against speculation behind the check
+/// (Spectre v1).
+#[inline]
+fn handler(number: u32) -> Option<(Handler, usize)> {
+    let index = usize::try_from(number).ok().filter(|&index| index < BY_NUMBER.len())?;
+    let index = index_nospec(index, BY_NUMBER.len());
+    Some((BY_NUMBER[index]?, index))
+}
+
+impl From<Fault> for Errno {
+    fn from(_: Fault) -> Self {
+        Self::EFAULT
+    }
+}
+
+impl From<Result<i64, Errno>> for Outcome {
+    fn from(result: Result<i64, Errno>) -> Self {
+        Self::Done(result.unwrap_or_else(Errno::ret))
+    }
+}
+
+impl Call<'_> {
+    /// The caller's memory.
+    #[must_use]
+    pub fn space(&self) -> GuestSpace<'_> {
+        GuestSpace::new(&self.domain.p2m, self.arch.paging(), self.guard)
+    }
+
+    /// Reads an argument structure.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read<T: FromBytes + IntoBytes>(&self, at: u64) -> Result<T, Errno> {
+        Ok(self.space().read_val(at)?)
+    }
+
+    /// Writes an argument structure.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn write<T: IntoBytes + Immutable>(&self, at: u64, value: &T) -> Result<(), Errno> {
+        Ok(self.space().write_val(at, value)?)
+    }
+
+    /// Reads one element of an array of words of the caller's width (`xen_pfn_t`, `xen_ulong_t`).
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read_word(&self, base: u64, index: u64) -> Result<u64, Errno> {
+        let at = |size: u64| index.checked_mul(size).and_then(|offset| base.checked_add(offset));
+        match self.width {
+            Width::Bits64 => self.read::<u64>(at(8).ok_or(Errno::EFAULT)?),
+            Width::Bits32 => self.read::<u32>(at(4).ok_or(Errno::EFAULT)?).map(u64::from),
+        }
+    }
+
+    /// Does this `domid_t` stand for the caller?
+    ///
+    /// # Errors
+    /// `EPERM`: another domain, over which no domain has power here.
+    pub fn only_self(&self, domid: u16) -> Result<(), Errno> {
+        if domid == DOMID_SELF || domid == self.domain.id.0 { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    /// Logs, at a bounded rate, an operation that is not there.
+    pub fn refuse(&self, what: &str, number: u64) {
+        refuse(self.domain, what, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_finds_its_row_and_no_other() {
+        for row in TABLE {
+            let (found, slot) = handler(row.number).expect("in the table");
+            assert!(core::ptr::fn_addr_eq(found, row.handler), "{}", row.name);
+            assert_eq!(slot, row.number as usize);
+        }
+        let known = (0..=u32::from(u16::MAX)).filter(|&number| handler(number).is_some()).count();
+        assert_eq!(known, TABLE.len());
+        assert!(handler(u32::MAX).is_none());
+    }
 }

@@ -78,18 +78,6 @@ unsafe impl Send for GuestPage<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for GuestPage<'_> {}
 
-impl GuestPage<'static> {
-    /// A frame that its holder keeps for as long as it uses this: an own frame, or one it holds a reference of.
-    ///
-    /// # Safety
-    /// `mfn` is RAM, never a frame the hypervisor keeps Rust objects in, and is not reused while the page
-    /// returned is in use: the caller holds the allocation or a reference (`frames::get_ref`).
-    #[must_use]
-    pub unsafe fn of_held_frame(mfn: Mfn) -> Self {
-        Self { base: phys_to_virt(mfn.0 << PAGE_SHIFT), writable: true, _lives: PhantomData }
-    }
-}
-
 impl<'a> GuestPage<'a> {
     /// May it be written?
     #[must_use]
@@ -294,6 +282,16 @@ impl<'a> GuestSpace<'a> {
             writable: entry.writable(),
             _lives: PhantomData,
         })
+    }
+
+    /// The machine frame at a linear address, for who pins it.
+    ///
+    /// # Errors
+    /// As [`GuestSpace::page`].
+    pub fn mfn(&self, linear: u64, access: Access) -> Result<Mfn, Fault> {
+        let gfn = Gfn(self.walk(linear, access)? >> PAGE_SHIFT);
+        let entry = self.p2m.lookup(gfn).filter(|entry| access == Access::Read || entry.writable());
+        entry.map(|entry| entry.mfn).ok_or(Fault)
     }
 
     /// The page at a linear address.

@@ -79,7 +79,8 @@ fn turn(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu) {
     };
     cpu.current.set_vcpu(Some((domain.id.0, vcpu.id)));
     domain.counters.scheduled.add(1);
-    vcpu.runstate.enter(RUNSTATE_RUNNING);
+    let flag = domain.runstate_update_flag.load(Ordering::Relaxed);
+    vcpu.runstate.enter(RUNSTATE_RUNNING, flag);
     vcpu.poll.store(NOT_POLLING, Ordering::SeqCst);
     vcpu.poll_until_ns.store(NO_TIMER, Ordering::SeqCst);
     timer::adopt(&cpu.sched, vcpu);
@@ -89,11 +90,12 @@ fn turn(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu) {
     arch.unload();
     drop(arch);
     cpu.current.set_vcpu(None);
-    vcpu.runstate.enter(match leave {
+    let state = match leave {
         Leave::Turn => RUNSTATE_RUNNABLE,
         Leave::Block { .. } => RUNSTATE_BLOCKED,
         Leave::Down => RUNSTATE_OFFLINE,
-    });
+    };
+    vcpu.runstate.enter(state, flag);
     // From here on another pCPU may run it.
     match leave {
         Leave::Turn => put_back(vcpu),
