@@ -76,17 +76,25 @@ impl CpuTlb {
 ///
 /// Runs in root mode with interrupts off. Costs one atomic and a read per pCPU when nobody else runs the domain.
 pub fn flush_domain(domain: &DomainTlb) {
-    domain.generation.fetch_add(1, Ordering::SeqCst);
     let me = percpu::cpu_id();
-    let cpus = percpu::cpus_online();
+    let others = (0..percpu::cpus_online()).filter(|&cpu| cpu != me);
+    flush(domain, others.filter_map(|cpu| Some((cpu, &percpu::get(cpu)?.tlb))), |cpu| {
+        apic::send_ipi(cpu, vectors::VEC_KICK)
+    });
+}
+
+/// The round itself, among `others`.
+fn flush<'a>(domain: &DomainTlb, mut others: impl Iterator<Item = (u32, &'a CpuTlb)>, kick: impl Fn(u32)) {
+    domain.generation.fetch_add(1, Ordering::SeqCst);
     // Kick first, wait after, a block of CPUs at a time so that the words fit on the stack.
-    for first in (0..cpus).step_by(BLOCK) {
+    loop {
+        let mut looked_at = 0;
         let mut inside = ArrayVec::<(&CpuTlb, u64), BLOCK>::new();
-        for cpu in (first..cpus).take(BLOCK).filter(|&cpu| cpu != me) {
-            let Some(other) = percpu::get(cpu) else { continue };
-            if let Some(word) = other.tlb.word_if_in(domain.id) {
-                apic::send_ipi(cpu, vectors::VEC_KICK);
-                inside.push((&other.tlb, word));
+        for (cpu, other) in others.by_ref().take(BLOCK) {
+            looked_at += 1;
+            if let Some(word) = other.word_if_in(domain.id) {
+                kick(cpu);
+                inside.push((other, word));
             }
         }
         for (other, word) in inside {
@@ -95,5 +103,101 @@ pub fn flush_domain(domain: &DomainTlb) {
                 core::hint::spin_loop();
             }
         }
+        if looked_at < BLOCK {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::sync::atomic::{AtomicBool, AtomicU32};
+    use std::{thread, vec::Vec};
+
+    use super::*;
+
+    const ONE: DomId = DomId(1);
+    const OTHER: DomId = DomId(2);
+
+    #[test]
+    fn only_cpus_inside_that_domain_are_kicked() {
+        let (one, other) = (DomainTlb::new(ONE), DomainTlb::new(OTHER));
+        let cpus: Vec<CpuTlb> = (0..BLOCK * 2 + 3).map(|_| CpuTlb::default()).collect();
+        let before = cpus[7].enter(&one);
+        cpus[BLOCK + 1].enter(&one);
+        cpus[9].enter(&other);
+        cpus[10].enter(&one);
+        cpus[10].leave();
+        let kicked = AtomicU32::new(0);
+        let all = || (0u32..).zip(&cpus);
+        flush(&one, all(), |cpu| {
+            assert!(cpu == 7 || cpu == 65);
+            kicked.fetch_add(1, Ordering::Relaxed);
+            cpus[cpu as usize].leave();
+        });
+        assert_eq!(kicked.load(Ordering::Relaxed), 2);
+        assert_ne!(cpus[7].enter(&one), before, "who enters later sees that it must flush");
+        cpus[7].leave();
+        assert_eq!(cpus[9].enter(&other), 1, "the other domain has nothing to flush");
+        flush(&one, all(), |_| panic!("nobody is inside"));
+    }
+
+    #[test]
+    fn entries_differ_and_domain_zero_is_inside_too() {
+        let (cpu, domain) = (CpuTlb::default(), DomainTlb::new(DomId(0)));
+        assert_eq!(cpu.word_if_in(DomId(0)), None);
+        cpu.enter(&domain);
+        let first = cpu.word_if_in(DomId(0)).expect("inside");
+        cpu.leave();
+        cpu.enter(&domain);
+        assert_ne!(cpu.word_if_in(DomId(0)), Some(first));
+        assert_eq!(cpu.word_if_in(ONE), None);
+    }
+
+    /// A page table of one entry, whose frames die as soon as a flush has returned; pCPUs that keep what they read
+    /// until they are told otherwise.
+    #[test]
+    fn no_translation_outlives_its_flush() {
+        const CPUS: u32 = 2;
+        const ROUNDS: u64 = 400;
+        let domain = DomainTlb::new(ONE);
+        let cpus: Vec<CpuTlb> = (0..CPUS).map(|_| CpuTlb::default()).collect();
+        let kicks: Vec<AtomicBool> = (0..CPUS).map(|_| AtomicBool::new(false)).collect();
+        let (mapped, oldest_alive, done) = (AtomicU64::new(1), AtomicU64::new(1), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for (cpu, kicked) in cpus.iter().zip(&kicks) {
+                let (domain, mapped, oldest_alive, done) = (&domain, &mapped, &oldest_alive, &done);
+                scope.spawn(move || {
+                    let (mut seen, mut cached) = (0, 0);
+                    while !done.load(Ordering::Relaxed) {
+                        let generation = cpu.enter(domain);
+                        if generation != seen {
+                            (seen, cached) = (generation, 0);
+                        }
+                        for _ in 0..50 {
+                            if cached == 0 {
+                                cached = mapped.load(Ordering::Acquire);
+                            }
+                            let alive = oldest_alive.load(Ordering::SeqCst);
+                            assert!(cached >= alive, "frame {cached} is used, {alive} is the oldest alive");
+                            if kicked.swap(false, Ordering::SeqCst) {
+                                break;
+                            }
+                        }
+                        cpu.leave();
+                    }
+                });
+            }
+            for frame in 2..ROUNDS {
+                mapped.store(frame, Ordering::Release);
+                flush(&domain, (0u32..).zip(&cpus), |cpu| {
+                    kicks[cpu as usize].store(true, Ordering::SeqCst);
+                });
+                oldest_alive.store(frame, Ordering::SeqCst);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

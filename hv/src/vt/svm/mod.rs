@@ -314,7 +314,14 @@ impl Vcpu {
                 (Exit::InterruptWindow, None)
             }
             exit::XSETBV => (Exit::Xsetbv { index: ecx, value }, Some(Insn::Xsetbv)),
-            exit::NMI | exit::EXCEPTION_MC => (Exit::Nmi, None),
+            // It came as the global interrupt flag was set again.
+            exit::NMI => (Exit::Nmi, None),
+            exit::EXCEPTION_MC => {
+                // An intercepted machine check does not come again by itself: our own handler decides.
+                // SAFETY: vector 18 has a handler with a stack of its own.
+                unsafe { core::arch::asm!("int 18") };
+                (Exit::Nmi, None)
+            }
             exit::EXCEPTION_DB | exit::EXCEPTION_AC => {
                 self.reflect(code, info1);
                 // Back to the guest by way of the scheduler, which sees to it that the slice still ends.

@@ -3,7 +3,7 @@
 //! It stays in the registers while the same vCPU goes on running here, and moves when the scheduler
 //! changes vCPUs. XMM registers are not part of it (the stub has them), so the image leaves bit 1 out.
 
-use core::arch::x86_64::{_fxrstor64, _fxsave64, _xgetbv, _xsetbv};
+use core::arch::x86_64::{_fxsave64, _xgetbv, _xsetbv};
 
 use gnttab_fast::types::{Mfn, PAGE_SHIFT};
 use raw_cpuid::cpuid;
@@ -96,7 +96,7 @@ impl XState {
     pub fn restore(&self) {
         if offered() == 0 {
             // SAFETY: the area holds an image made by `new` or `save`.
-            unsafe { _fxrstor64(self.at()) };
+            unsafe { fxrstor(self.at()) };
         } else {
             // SAFETY: as in `save`, and the image was made by `new` or `save`: its header is well-formed.
             unsafe { xrstor(self.at(), offered() & !SSE) };
@@ -195,6 +195,21 @@ unsafe fn xrstor(at: *const u8, mask: u64) {
         core::arch::asm!(
             "xrstor64 [{at}]", at = in(reg) at,
             in("eax") mask & 0xffff_ffff, in("edx") mask >> 32, options(nostack, readonly, preserves_flags)
+        );
+    }
+}
+
+/// # Safety
+/// `at` holds an image made by FXSAVE, its MXCSR that of root mode.
+unsafe fn fxrstor(at: *const u8) {
+    // SAFETY: the caller's. It loads XMM too, which the compiler may be using.
+    unsafe {
+        core::arch::asm!(
+            "fxrstor64 [{at}]", at = in(reg) at,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+            out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+            options(nostack, readonly, preserves_flags)
         );
     }
 }
