@@ -346,15 +346,16 @@ impl<'a> Active<'a> {
     fn first_write_pin(self, word: u64, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
         // Busy and pinned: the frame word cannot change.
         let frame = self.frame();
-        let mut result = Err(Status::GeneralError);
-        if word & WRITABLE != 0 && backing.hold(frame) {
-            result = backing
-                .mark(None, pin)
-                .and_then(|mark| backing.recheck(mark, frame).inspect_err(|_| backing.unmark(gtf::WRITING)));
-            if result.is_err() {
-                backing.let_go(frame);
-            }
-        }
+        let result = backing.mark(None, pin).and_then(|mark| {
+            let allowed = if word & WRITABLE == 0 {
+                Err(Status::BadPage)
+            } else if !backing.hold(frame) {
+                Err(Status::GeneralError)
+            } else {
+                backing.recheck(mark, frame).inspect_err(|_| backing.let_go(frame))
+            };
+            allowed.inspect_err(|_| backing.unmark(gtf::WRITING))
+        });
         let next = if result.is_ok() { word + pin.increment() } else { word };
         self.pins_word().store(next, Ordering::Release);
         result.map(|()| frame)
