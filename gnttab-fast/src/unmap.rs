@@ -116,7 +116,7 @@ fn chunk<H: Host, M: GuestMemory, T: UnmapArg>(
     for index in first..first + left.min(CHUNK_U32) {
         match args.read(index) {
             Ok(arg) => {
-                let status = match take_out(host, &arg) {
+                let status = match take_out(host, &arg, &out) {
                     Ok(mapping) => {
                         out.extend(mapping);
                         Status::Okay
@@ -146,10 +146,12 @@ fn chunk<H: Host, M: GuestMemory, T: UnmapArg>(
     fault.map(|()| index - first)
 }
 
-/// Claims one handle and takes its mapping out of the physical map. `None` if nothing was asked for.
+/// Claims one handle and takes its mapping out of the physical map. `None` if nothing was asked for. `out` is
+/// what this chunk has taken out before.
 fn take_out<'h, H: Host, T: UnmapArg>(
     host: &'h H,
     arg: &T,
+    out: &[Mapping<'h, H::Domain>],
 ) -> Result<Option<Mapping<'h, H::Domain>>, Status> {
     let (host_addr, new_addr, handle) = arg.parts();
     let caller = host.caller();
@@ -158,7 +160,9 @@ fn take_out<'h, H: Host, T: UnmapArg>(
     let claim = maptrack.begin_unmap(Handle::from_raw(handle), asked).map_err(|_| Status::BadHandle)?;
     if claim.halves().is_empty() {
         maptrack.rollback(claim);
-        return Ok(None);
+        // To the guest, a handle taken out earlier in the chunk is gone already.
+        let gone = out.iter().any(|before| before.claim.handle().raw() == handle);
+        return if gone { Err(Status::BadHandle) } else { Ok(None) };
     }
     let mapping = match Mapping::new(host, claim) {
         Ok(mapping) => mapping,

@@ -234,6 +234,10 @@ fn handles_that_are_not_live() {
     let twice = [unmap_request(handle, 100), unmap_request(handle, 100)];
     assert_eq!(unmap(&m, 2, &twice), [OKAY, Status::BadHandle.abi()]);
     assert_eq!(unmap(&m, 2, &twice), [Status::BadHandle.abi(); 2]);
+    // Also for an unmap that asks for nothing, in the same chunk.
+    let handle = map_ok(&m, 2, 1, 9, HOST_MAP, 100);
+    let requests = [unmap_request(handle, 0), unmap_request(handle, 100), unmap_request(handle, 0)];
+    assert_eq!(unmap(&m, 2, &requests), [OKAY, OKAY, Status::BadHandle.abi()]);
     assert_eq!(m.ram().refs(m.domain(1).mfn(Gfn(3))), 1);
 }
 
