@@ -1,14 +1,14 @@
 //! The paravirtual clock: how a guest turns its TSC into nanoseconds since boot, and the time of day.
 //!
 //! The TSC is the machine's own, so one pair of scale factors serves every vCPU for ever: a vCPU's
-//! `vcpu_time_info` is written when it is registered and when the vCPU comes up, with an even-odd version
-//! around the change for a guest that reads at the same time (public/xen.h).
+//! `vcpu_time_info` is written before the domain starts, and again where it is registered elsewhere, with an
+//! even-odd version around the change for a guest that reads at the same time (public/xen.h).
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use crate::{
-    abi::xen::{PVCLOCK_TSC_STABLE, VcpuTimeInfo, shared_info, shared_info_compat},
+    abi::xen::{PVCLOCK_TSC_STABLE, VcpuTimeInfo, shared_info, shared_info_compat, vcpu_info},
     arch::x86::time,
     domain::Domain,
     mm::shared::SharedFrame,
@@ -66,6 +66,13 @@ pub fn publish(frame: &SharedFrame, at: usize) {
         frame.u8(at + 28).store(clock.tsc_shift.cast_unsigned(), Ordering::Relaxed);
         frame.u8(at + 29).store(clock.flags, Ordering::Relaxed);
     });
+}
+
+/// Writes the clock of every vCPU whose `vcpu_info` is in the shared page, for a domain that is about to start.
+pub fn publish_all(domain: &Domain) {
+    for info in domain.vcpus().iter().filter_map(|vcpu| vcpu.info(domain)) {
+        publish(info.frame, info.offset + vcpu_info::TIME);
+    }
 }
 
 /// Writes the wall clock (seconds and ns since 1970, UTC) at the start of system time into a domain's

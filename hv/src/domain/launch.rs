@@ -15,7 +15,7 @@ use super::{
 use crate::arch::x86::{percpu, time};
 use crate::boot::{self, Module};
 use crate::cmdline::Options;
-use crate::{epoch, info, sched};
+use crate::{epoch, info, pvclock, sched};
 
 /// Builds every domain the modules describe, then starts them. Domain numbers are given in module order
 /// from 1; 0 is kept for a control domain.
@@ -44,6 +44,7 @@ pub fn launch(modules: &[Module], options: &Options) {
     let guard = epoch::pin();
     for domain in table::all(&guard) {
         domain.started.store(time::now_ns(), Ordering::Relaxed);
+        pvclock::publish_all(domain);
         if let Some(first) = domain.vcpus().first() {
             sched::start_vcpu(first);
         }
