@@ -31,7 +31,10 @@ use crate::arch::x86::{power, time};
 use crate::cmdline::WhenDone;
 use crate::dev::console;
 use crate::hypercall::grant_table;
-use crate::mm::{frames, p2m::P2mEntry};
+use crate::mm::{
+    frames,
+    p2m::{P2mEntry, P2mKind},
+};
 use crate::sched::{self, slots, state::Status};
 use crate::vt;
 use crate::{epoch, error, event, info, warn};
@@ -254,10 +257,10 @@ fn bury(id: DomId) -> bool {
     true
 }
 
-/// Gives back the frames of a leaf of a dead domain's p2m. Only its own memory is counted in its entries:
-/// views of shared and grant frames belong to what they are views of.
+/// Gives back the frames of a leaf of a dead domain's p2m. Leaves of its own memory and of the frames it shares
+/// with the hypervisor hold a reference each; a grant mapping's is its handle's.
 fn drop_leaf(leaf: P2mEntry, order: u8) {
-    if leaf.kind.is_ram() {
+    if !matches!(leaf.kind, P2mKind::GrantRw | P2mKind::GrantRo) {
         for page in 0..1u64 << order {
             frames::put_ref(Mfn(leaf.mfn.0 + page));
         }

@@ -19,7 +19,7 @@ use crate::{
     domain::{Domain, layout},
     mm::{
         frames::{self, Owner},
-        p2m::{MAX_GFN, ORDER_2M, P2mEntry, P2mKind},
+        p2m::{MAX_GFN, ORDER_2M, P2mEntry, P2mError, P2mKind},
         tlb,
     },
     sched,
@@ -173,17 +173,15 @@ struct Leaving<'a> {
 }
 
 impl Leaving<'_> {
-    fn add(&mut self, entry: P2mEntry) {
-        // A grant mapping is not the guest's to give back: its maptrack entry has the reference, and it stays
-        // unusable until unmapped.
-        if matches!(entry.kind, P2mKind::GrantRo | P2mKind::GrantRw) {
-            return;
-        }
+    /// `entry` stood at `gfn`. It is no grant mapping: those go by their handles only.
+    fn add(&mut self, gfn: Gfn, entry: P2mEntry) {
         if self.frames.is_full() {
             self.flush();
         }
         if entry.kind.is_ram() {
             self.domain.pages.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            grant_table::physmap_removed(self.domain, gfn);
         }
         self.frames.push(entry.mfn);
     }
@@ -212,6 +210,11 @@ fn extent(gfn: u64, order: u32) -> Result<core::ops::Range<u64>, Errno> {
     if end > MAX_GFN { Err(Errno::EINVAL) } else { Ok(gfn..end) }
 }
 
+/// A grant mapping stays until it is unmapped by its handle; anything else gives way.
+fn may_replace(old: Option<P2mEntry>) -> bool {
+    !old.is_some_and(|old| matches!(old.kind, P2mKind::GrantRo | P2mKind::GrantRw))
+}
+
 fn populate(domain: &Domain, gfn: u64, order: u32, leaving: &mut Leaving<'_>) -> Result<(), Errno> {
     let range = extent(gfn, order)?;
     // Under the domain's memory lock: nobody else counts meanwhile.
@@ -234,10 +237,10 @@ fn populate(domain: &Domain, gfn: u64, order: u32, leaving: &mut Leaving<'_>) ->
     }
     for gfn in range {
         let mfn = frames::alloc(0, owner).ok_or(Errno::ENOMEM)?;
-        match domain.p2m.set(Gfn(gfn), mfn, 0, P2mKind::RamRw) {
+        match domain.p2m.set_if(Gfn(gfn), mfn, P2mKind::RamRw, may_replace) {
             Ok(old) => {
                 domain.pages.fetch_add(1, Ordering::Relaxed);
-                old.into_iter().for_each(|old| leaving.add(old));
+                old.into_iter().for_each(|old| leaving.add(Gfn(gfn), old));
             }
             Err(_) => {
                 frames::put_ref(mfn);
@@ -251,7 +254,7 @@ fn populate(domain: &Domain, gfn: u64, order: u32, leaving: &mut Leaving<'_>) ->
 fn decrease(domain: &Domain, gfn: u64, order: u32, leaving: &mut Leaving<'_>) -> Result<(), Errno> {
     for gfn in extent(gfn, order)? {
         let old = domain.p2m.clear_if(Gfn(gfn), |entry| entry.kind.is_ram()).map_err(|_| Errno::ENOMEM)?;
-        leaving.add(old.ok_or(Errno::EINVAL)?);
+        leaving.add(Gfn(gfn), old.ok_or(Errno::EINVAL)?);
     }
     Ok(())
 }
@@ -294,16 +297,23 @@ fn add_one(call: &Call<'_>, space: u32, index: u64, gfn: Gfn) -> Result<(), Errn
     if !frames::get_ref(mfn, domain.id) {
         return Err(Errno::EINVAL);
     }
-    let old = domain.p2m.set(gfn, mfn, 0, P2mKind::Shared).map_err(|_| {
+    let old = domain.p2m.set_if(gfn, mfn, P2mKind::Shared, may_replace).map_err(|why| {
         frames::put_ref(mfn);
-        Errno::ENOMEM
+        if why == P2mError::NoMemory { Errno::ENOMEM } else { Errno::EINVAL }
     })?;
+    let mut leaving = Leaving { domain, frames: ArrayVec::new() };
+    if let Some(old) = old {
+        leaving.add(gfn, old);
+    }
     if space == MAPSPACE_SHARED_INFO {
         domain.latch_width(call.width);
-    }
-    if let Some(old) = old {
-        let mut leaving = Leaving { domain, frames: ArrayVec::new() };
-        leaving.add(old);
+    } else if let Some(before) = grant_table::physmap_placed(domain, index, gfn) {
+        // A frame stands in one place: it has moved.
+        let same = |entry: P2mEntry| entry.mfn == mfn && entry.kind == P2mKind::Shared;
+        // Not split from anything, so nothing to be short of; should it fail, it just stays there too.
+        if let Ok(Some(entry)) = domain.p2m.clear_if(before, same) {
+            leaving.add(before, entry);
+        }
     }
     Ok(())
 }
@@ -313,11 +323,10 @@ fn remove_one(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     let _changes = domain.memory_lock.lock();
-    // A grant mapping goes by its handle only.
-    let ours = |entry: P2mEntry| !matches!(entry.kind, P2mKind::GrantRo | P2mKind::GrantRw);
+    let ours = |entry: P2mEntry| may_replace(Some(entry));
     let old = domain.p2m.clear_if(gfn, ours).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
     let mut leaving = Leaving { domain, frames: ArrayVec::new() };
-    leaving.add(old);
+    leaving.add(gfn, old);
     Ok(())
 }
 
