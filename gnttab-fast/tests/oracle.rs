@@ -4,6 +4,7 @@
 //!
 //! `PROPTEST_CASES=1000000` makes the run long.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

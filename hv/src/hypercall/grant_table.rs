@@ -27,7 +27,7 @@ use super::{Call, Outcome};
 use crate::abi::errno::Errno;
 use crate::abi::grant_table::op as ops;
 use crate::arch::x86::percpu;
-use crate::domain::{self, Domain, GrantLimits};
+use crate::domain::{self, Domain, GrantLimits, lifecycle};
 use crate::mm::frames::Owner;
 use crate::mm::guest::{Access, GuestPage, GuestSpace};
 use crate::mm::p2m::P2mKind;
@@ -155,6 +155,11 @@ impl gnttab_fast::Domain for Domain {
         if let Some(old) = old {
             // The guest maps over its own memory: that is gone, once no CPU reaches it any more.
             tlb::flush_domain(&self.tlb);
+            if old.kind.is_ram() {
+                self.pages.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                self.grants.table.displace(gfn);
+            }
             frames::put_ref(old.mfn);
         }
         Ok(())
@@ -199,7 +204,6 @@ struct View<'a> {
     domains: Numbers<'a>,
     /// Bytes copied so far.
     copied: Cell<u64>,
-    crash: Cell<Option<&'static str>>,
 }
 
 impl Domains for View<'_> {
@@ -245,7 +249,7 @@ impl Host for View<'_> {
     }
 
     fn crash_caller(&self, why: &'static str) {
-        self.crash.set(Some(why));
+        lifecycle::crash_in_call(self.caller, why);
     }
 }
 
@@ -324,12 +328,7 @@ impl GuestMemory for Arguments<'_> {
 pub fn op(call: &mut Call<'_>) -> Outcome {
     let [cmd, args, count, rest @ ..] = call.args;
     let (cmd_word, count_word) = (low32(cmd), low32(count));
-    let view = View {
-        caller: call.domain,
-        domains: Numbers(call.guard),
-        copied: Cell::new(0),
-        crash: Cell::new(None),
-    };
+    let view = View { caller: call.domain, domains: Numbers(call.guard), copied: Cell::new(0) };
     let mut memory = Arguments::new(GuestSpace::new(&call.domain.p2m, call.arch.paging(), call.guard));
     let width = match call.width {
         vt::Width::Bits64 => gnttab_fast::Width::Bits64,
