@@ -16,4 +16,8 @@ pub mod ring;
 pub mod trace;
 
 #[cfg(feature = "bare-metal")]
+pub mod blk;
+#[cfg(feature = "bare-metal")]
+pub mod net;
+#[cfg(feature = "bare-metal")]
 pub mod rt;

@@ -13,9 +13,9 @@ use hv::abi::grant_table::{self as gnttab, compat as gnttab32};
 use hv::abi::hvm::hvm_op;
 use hv::abi::memory as mem;
 use hv::abi::version;
+use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
-use hv::abi::xen::{DOMID_SELF, VIRQ_TIMER};
-use hv::abi::{features, sched, vcpu};
+use hv::abi::{features, sched};
 use tollgate_guests::rt::events::{self, check};
 use tollgate_guests::rt::grants::{self, Side};
 use tollgate_guests::rt::memory::{PAGE, gfn, hole, pages, pointer};
@@ -96,11 +96,9 @@ fn memory_map() {
 
 /// Timer, SCHEDOP_block, SCHEDOP_poll, HLT.
 fn sleeping() {
-    check("VCPUOP_stop_periodic_timer", vcpu_op(vcpu::op::STOP_PERIODIC_TIMER, &mut 0_u64));
-    let port = events::bind_virq(VIRQ_TIMER);
-    events::unmask(port);
+    let port = clock::bind_timer();
     let before = clock::now();
-    set_timer(5_000_000);
+    clock::set_timer(5_000_000);
     // With interrupts on, so that the event ends the block whenever it comes.
     traps::window();
     while events::take_all() == 0 {
@@ -109,7 +107,7 @@ fn sleeping() {
     if clock::now() - before < 5_000_000 {
         fail!("SCHEDOP_block came back before its timer");
     }
-    set_timer(1_000_000);
+    clock::set_timer(1_000_000);
     let upcalls = events::upcalls();
     traps::sleep();
     expect("events after HLT", events::take_all(), 1);
@@ -125,20 +123,6 @@ fn sleeping() {
     events::close(idle);
     events::close(port);
     say!("slept {} us by timer, HLT and poll", (clock::now() - before) / 1000);
-}
-
-fn vcpu_op<T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable>(
-    cmd: u32,
-    argument: &mut T,
-) -> i64 {
-    let address = tollgate_guests::rt::wide((&raw mut *argument).addr());
-    // SAFETY: the structure is borrowed for the call and any bytes are a `T`.
-    unsafe { hypercall::call(number::VCPU_OP, [u64::from(cmd), 0, address, 0, 0]) }
-}
-
-fn set_timer(after: u64) {
-    let mut request = vcpu::SetSingleshotTimer { timeout_abs_ns: clock::now() + after, flags: 0, pad: 0 };
-    check("VCPUOP_set_singleshot_timer", vcpu_op(vcpu::op::SET_SINGLESHOT_TIMER, &mut request));
 }
 
 /// SCHEDOP_block with interrupts on.

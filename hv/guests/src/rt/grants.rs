@@ -10,9 +10,8 @@ use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
 
 use super::events::check;
-use super::hypercall;
 use super::memory::{gfn, hole, pointer};
-use super::size;
+use super::{clock, hypercall, size};
 
 /// The reference under which a frontend offers its device page; the toolstack has 0 to 7.
 pub const DEVICE_PAGE: u32 = 8;
@@ -79,6 +78,18 @@ pub fn revoke(gref: u32) -> bool {
             (flags & (gtf::READING | gtf::WRITING) == 0).then_some(gtf::INVALID)
         })
         .is_ok()
+}
+
+/// Takes grants back at the end; those still in use at system time `deadline` are an error.
+pub fn revoke_all(grefs: impl Iterator<Item = u32>, deadline: u64) {
+    for gref in grefs {
+        while !revoke(gref) {
+            if clock::now() > deadline {
+                crate::fail!("the other side is gone but reference {gref} is in use");
+            }
+            hypercall::yield_now();
+        }
+    }
 }
 
 /// A map request for `gref` of `dom`, to appear at `host_addr`.
