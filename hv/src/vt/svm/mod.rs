@@ -268,7 +268,7 @@ impl Vcpu {
         }
         let clean = if host_cpu::features().vmcb_clean { clean::ALL & !self.dirty } else { 0 };
         self.control().clean = clean;
-        let other_xcr0 = self.xstate.enter_guest();
+        let other_xcr0 = self.xstate.enter_guest(self.cr4());
         // SAFETY: root mode with interrupts off (the run loop's rule); the VMCB is ours, and its CPU's alone while
         // `self` is borrowed; `host_state` was filled by `init_cpu`, without which no scheduler runs here.
         unsafe { run::enter(&raw mut self.switched, self.frame.0 << PAGE_SHIFT, cpu.vt.host_state()) };

@@ -19,6 +19,7 @@ use crate::{
 
 /// x87, SSE, AVX and the three parts of AVX-512: what guests are offered, where the CPU has it.
 const OFFERED: u64 = 0b1110_0111;
+const CR4_OSXSAVE: u64 = 1 << 18;
 const X87: u64 = 1;
 const SSE: u64 = 2;
 const AVX: u64 = 4;
@@ -108,10 +109,15 @@ impl XState {
         }
     }
 
-    /// Just before entering the guest: its XCR0, where it differs from ours. The result is for
+    /// Just before entering the guest, whose CR4 that is: its XCR0, where it differs from ours. The result is for
     /// [`XState::leave_guest`].
-    pub fn enter_guest(&self) -> bool {
-        let differs = offered() != 0 && self.xcr0 != host_value();
+    ///
+    /// With CR4.OSXSAVE clear nothing in the guest depends on XCR0, and XSETBV is dear (under another hypervisor
+    /// it exits), so ours stays. Should the guest set OSXSAVE then, it sees until its next exit a value it is
+    /// offered and has not asked for, where a real CPU shows the one of reset.
+    pub fn enter_guest(&self, cr4: u64) -> bool {
+        let matters = cr4 & CR4_OSXSAVE != 0 || !cpu::features().nrips;
+        let differs = matters && offered() != 0 && self.xcr0 != host_value();
         if differs {
             // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0`, is the one of reset, or was this
             // CPU's already.
