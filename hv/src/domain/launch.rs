@@ -46,7 +46,7 @@ pub fn launch(modules: &[Module], options: &Options) {
         domain.started.store(time::now_ns(), Ordering::Relaxed);
         pvclock::publish_all(domain);
         if let Some(first) = domain.vcpus().first() {
-            sched::start_vcpu(domain, first);
+            sched::start_vcpu(first);
         }
     }
 }

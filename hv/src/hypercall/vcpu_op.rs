@@ -41,7 +41,7 @@ fn one(call: &Call<'_>, cmd: u32, vcpu: &Vcpu, arg: u64) -> Result<i64, Errno> {
             if !vcpu.is_initialised() {
                 return Err(Errno::EINVAL);
             }
-            sched::start_vcpu(call.domain, vcpu);
+            sched::start_vcpu(vcpu);
         }
         op::DOWN => sched::stop_vcpu(vcpu),
         op::IS_UP => return Ok(i64::from(vcpu.is_up())),

@@ -12,14 +12,13 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crate::abi::xen::vcpu_info;
 use crate::arch::x86::{
     apic,
     percpu::{self, PerCpu},
     time, vectors,
 };
 use crate::domain::{Domain, Vcpu, table};
-use crate::{epoch, pvclock};
+use crate::epoch;
 
 pub mod cpuset;
 mod exit;
@@ -80,10 +79,7 @@ pub fn wake(vcpu: &Vcpu) {
 }
 
 /// Brings a vCPU up, whose registers are set; true when it was down.
-pub fn start_vcpu(domain: &Domain, vcpu: &Vcpu) -> bool {
-    if let Some(info) = vcpu.info(domain) {
-        pvclock::publish(info.frame, info.offset + vcpu_info::TIME);
-    }
+pub fn start_vcpu(vcpu: &Vcpu) -> bool {
     let news = vcpu.set_up(true);
     if vcpu.run.change(Status::Down, Status::Runnable) {
         vcpu.runstate.woke();
