@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
         setup: |machine, made| hello(machine, made, "hello"),
         expect: &[
             "loaded by multiboot",
-            "CPUs, 0 left out",
+            "CPUs: 1 running, of 1",
             "@result",
             "powered off",
             "leaked frames: 0",
@@ -71,7 +71,7 @@ pub const CASES: &[Case] = &[
             machine.modules[0].string = "domain=hello vcpus=2 cpus=1-3".to_owned();
             Ok(())
         },
-        expect: &["4 CPUs, 0 left out", "@result", "powered off", "leaked frames: 0"],
+        expect: &["CPUs: 4 running, of 4", "@result", "powered off", "leaked frames: 0"],
         never: TROUBLE,
     },
     Case {
@@ -83,7 +83,7 @@ pub const CASES: &[Case] = &[
             machine.cmdline.push_str(" maxcpus=2");
             Ok(())
         },
-        expect: &["2 CPUs, 2 left out", "@result"],
+        expect: &["CPUs: 2 running, of 4", "@result"],
         never: TROUBLE,
     },
     Case {
@@ -91,7 +91,7 @@ pub const CASES: &[Case] = &[
         name: "PVH",
         quick: true,
         setup: |machine, made| {
-            hello(machine, made, "hello")?;
+            module(machine, made, "hello", "")?;
             machine.image = without_multiboot(made)?;
             Ok(())
         },

@@ -6,7 +6,6 @@
 //! if every packet arrived, in order and unchanged, and nothing on the console says otherwise.
 
 mod results;
-mod trace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde_json::json;
+use tollgate_guests::options::Options;
+use tollgate_guests::{cut, trace};
 
 use crate::failure::{Exit, stop};
 use crate::image::{self, Artefacts, ImageArgs};
@@ -120,38 +121,54 @@ impl Profile {
 
 /// The verb itself.
 pub fn netback(args: &NetbackArgs, no_install: bool) -> Result<()> {
-    let trace = prepare_trace(args.pcap.as_deref())?;
-    setup::need(&[setup::QEMU], no_install)?;
-    let made = image::build(&ImageArgs::default())?;
-    let accel = if args.icount { Accel::Tcg } else { accel::choose(args.accel, &made.image)? };
-    let profiles: &[Profile] = match &args.profile {
-        Profile::All => &Profile::EACH,
-        one => std::slice::from_ref(one),
-    };
-    let mut reports = Vec::new();
-    for &profile in profiles {
-        reports.push(run(args, profile, accel, &made, &trace)?);
-    }
+    let (accel, reports) = measure(args, no_install)?;
     show(&reports, args.icount);
     if let Some(path) = &args.json {
         let runs: Vec<_> = reports.iter().map(Report::json).collect();
-        let text = format!(
-            "{:#}\n",
-            json!({ "accel": format!("{accel:?}").to_lowercase(), "cpus": args.cpus, "icount": args.icount, "runs": runs })
-        );
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let accel = format!("{accel:?}").to_lowercase();
+        let all = json!({ "accel": accel, "cpus": args.cpus, "icount": args.icount, "runs": runs });
+        fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
 
-/// Converts the capture into the guests' trace file.
-fn prepare_trace(pcap: Option<&Path>) -> Result<PathBuf> {
+/// Runs what was asked; every report that comes back has been verified.
+pub fn measure(args: &NetbackArgs, no_install: bool) -> Result<(Accel, Vec<Report>)> {
+    let profiles: &[Profile] = match &args.profile {
+        Profile::All => &Profile::EACH,
+        one => std::slice::from_ref(one),
+    };
+    let trace = prepare_trace(args.pcap.as_deref(), profiles)?;
+    setup::need(&[setup::QEMU], no_install)?;
+    let made = image::build(&ImageArgs::default())?;
+    let accel = if args.icount { Accel::Tcg } else { accel::choose(args.accel, &made.image)? };
+    let reports =
+        profiles.iter().map(|&profile| run(args, profile, accel, &made, &trace)).collect::<Result<_>>()?;
+    Ok((accel, reports))
+}
+
+/// Converts the capture into the guests' trace file, and refuses one that has nothing for a profile.
+fn prepare_trace(pcap: Option<&Path>, profiles: &[Profile]) -> Result<PathBuf> {
     let own = places::root().join(OWN_CAPTURE);
-    let frames = capture::read(pcap.unwrap_or(&own))?;
+    let pcap = pcap.unwrap_or(&own);
+    let frames = capture::read(pcap)?;
+    for profile in profiles {
+        let words = format!("profile={}", profile.name());
+        let options = Options::parse(&words).map_err(|error| stop(Exit::Usage, error.to_string()))?;
+        if !frames.iter().any(|frame| options.profile.takes(cut::class(frame.len()))) {
+            let why = format!(
+                "{}: it has no frame of the size that profile {} sends",
+                pcap.display(),
+                profile.name()
+            );
+            return Err(stop(Exit::BadInput, why));
+        }
+    }
     let dir = places::boot_dir();
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let path = dir.join("trace.bin");
-    fs::write(&path, trace::encode(&frames)?).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = trace::encode(&frames).context("the capture is over 4 GiB")?;
+    fs::write(&path, file).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
@@ -268,12 +285,12 @@ fn complaint(line: &Line<'_>) -> Option<anyhow::Error> {
 /// The answer for people.
 fn show(reports: &[Report], icount: bool) {
     let mut table = comfy_table::Table::new();
-    let unit = if icount { "instructions" } else { "ns" };
+    let unit = if icount { "instr." } else { "cycles" };
     table.load_style(UTF8_BORDERS_ONLY).set_header(
         ["profile", "direction", "packets", "bytes", "copies", "maps", "unmaps"]
             .map(str::to_owned)
             .into_iter()
-            .chain(["copy", "map", "unmap"].map(|op| format!("{unit}/{op}"))),
+            .chain(["copy", "map", "unmap", "packet"].map(|op| format!("{unit}/{op}"))),
     );
     reports.iter().for_each(|report| report.rows(&mut table));
     println!("{table}");
