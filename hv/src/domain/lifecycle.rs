@@ -15,7 +15,7 @@
 //! When the last domain is dead, `when_done=` says what becomes of the machine.
 #![forbid(unsafe_code)]
 
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -54,17 +54,27 @@ static WHEN_DONE: AtomicU8 = AtomicU8::new(0);
 
 const _: () = assert!(table::MAX_DOMAINS <= 64, "DYING has a bit for each domain");
 
-/// How far a domain's teardown has come.
+/// How far a domain's teardown has come. The last field of a domain, so that its drop is the end of all of it.
 #[derive(Debug, Default)]
 pub(super) struct Reap {
     /// The step, 1 to 4; 0: not begun.
     step: AtomicU8,
+    /// Nothing of the domain is left. That its last reference is gone does not say so: another pCPU may be in
+    /// the middle of dropping it.
+    dropped: Arc<AtomicBool>,
+}
+
+impl Drop for Reap {
+    fn drop(&mut self) {
+        // Release: who sees it sees the frames given back.
+        self.dropped.store(true, Ordering::Release);
+    }
 }
 
 /// A domain of which only references are left.
 #[derive(Debug)]
 struct Gone {
-    domain: Weak<Domain>,
+    dropped: Arc<AtomicBool>,
     summary: Summary,
 }
 
@@ -227,7 +237,7 @@ fn reap(id: DomId) -> bool {
                 let code = domain.shutdown_code.load(Ordering::SeqCst);
                 let ran = time::now_ns().saturating_sub(domain.started.load(Ordering::Relaxed));
                 let summary = Summary::of(&domain, code, ran);
-                *gone = Some(Gone { domain: Arc::downgrade(&domain), summary });
+                *gone = Some(Gone { dropped: Arc::clone(&domain.reap.dropped), summary });
                 domain.life.store(Life::Dead as u8, Ordering::SeqCst);
                 table::remove(id, &guard);
             }
@@ -240,14 +250,14 @@ fn reap(id: DomId) -> bool {
     false
 }
 
-/// The domain is out of the table: waits for its last reference, then counts.
+/// The domain is out of the table: waits until its last reference has dropped it, then counts.
 fn bury(id: DomId) -> bool {
     let mut gone = GONE.lock();
     let Some(last) = &*gone else { return true };
     if last.summary.id != id {
         return false;
     }
-    if last.domain.strong_count() != 0 {
+    if !last.dropped.load(Ordering::Acquire) {
         epoch::collect_some();
         return false;
     }

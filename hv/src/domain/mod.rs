@@ -111,7 +111,7 @@ pub struct Domain {
     /// Serialises changes of the reservation and of the p2m's shape by hypercalls: never taken by grant or
     /// event operations.
     pub(crate) memory_lock: Mutex<()>,
-    /// How far its teardown has come.
+    /// How far its teardown has come. The last field: see there.
     reap: lifecycle::Reap,
 }
 
