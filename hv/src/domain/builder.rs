@@ -123,8 +123,9 @@ pub fn build(
     if cpus.is_empty() {
         return Err(BuildError::NoCpu);
     }
-    let no_memory =
-        || BuildError::NoMemory { wanted: config.memory, free: frames::stats().free << PAGE_SHIFT };
+    // Before the first frame is taken: afterwards there may be none, which tells nobody what to ask for.
+    let free = frames::stats().free << PAGE_SHIFT;
+    let no_memory = || BuildError::NoMemory { wanted: config.memory, free };
     let p2m = P2m::new().ok_or_else(no_memory)?;
     let root = p2m.root();
     let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;
