@@ -141,7 +141,7 @@ pub fn measure(args: &NetbackArgs, no_install: bool) -> Result<(Accel, Vec<Repor
     let trace = prepare_trace(args.pcap.as_deref(), profiles)?;
     setup::need(&[setup::QEMU], no_install)?;
     let made = image::build(&ImageArgs::default())?;
-    let accel = if args.icount { Accel::Tcg } else { accel::choose(args.accel, &made.image)? };
+    let accel = if args.icount { Accel::Tcg } else { accel::choose(args.accel, &made)? };
     let reports =
         profiles.iter().map(|&profile| run(args, profile, accel, &made, &trace)).collect::<Result<_>>()?;
     Ok((accel, reports))

@@ -42,7 +42,7 @@ pub fn run(args: &RunArgs, no_install: bool) -> Result<()> {
     let mut machine = Machine::new(&made.image);
     machine.cmdline.clone_from(&args.cmdline);
     machine.modules = args.modules.iter().map(|words| module(words, &made)).collect::<Result<_>>()?;
-    machine.accel = accel::choose(args.accel, &made.image)?;
+    machine.accel = accel::choose(args.accel, &made)?;
     machine.cpus = args.cpus;
     machine.mem_mib = args.mem;
     machine.limit = Duration::from_secs(args.limit);
