@@ -219,10 +219,10 @@ pub(crate) fn load_root() {
     unsafe { asm!("mov cr3, {}", in(reg) ROOT.load(Ordering::Relaxed), options(nostack, preserves_flags)) };
 }
 
-/// Maps stacks for the pCPU of that number; where they begin.
-pub(crate) fn map_stacks(cpu: u32) -> Option<u64> {
+/// Maps a pCPU's stacks, each time under another number; where they begin.
+pub(crate) fn map_stacks(number: u32) -> Option<u64> {
     let tables = TABLES.lock();
-    let base = STACKS + u64::from(cpu) * STACKS_STRIDE;
+    let base = STACKS + u64::from(number) * STACKS_STRIDE;
     const { assert!(CpuStacks::SIZE as u64 <= STACKS_STRIDE) };
     for stack in CpuStacks::ALL {
         for offset in (stack.guard + GUARD..stack.top).step_by(PAGE_SIZE) {

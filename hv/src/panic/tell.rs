@@ -41,6 +41,11 @@ fn tell_place() {
         },
         None => panic_line(format_args!("on CPU {}", cpu.id)),
     }
+    let nmis = cpu.nmis.load(Ordering::Relaxed);
+    let stray = traps::STRAY_INTERRUPTS.load(Ordering::Relaxed);
+    if nmis != 0 || stray != 0 {
+        panic_line(format_args!("NMIs here: {nmis}, stray interrupts: {stray}"));
+    }
 }
 
 /// The image's panic handler.

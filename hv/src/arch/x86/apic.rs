@@ -156,6 +156,11 @@ pub fn id() -> u32 {
     }
 }
 
+/// Whether commands can be sent to that APIC id: 8 bits by MMIO, 255 meaning all.
+pub(crate) fn reaches(apic_id: u32) -> bool {
+    apic_id < 0xff || mode() == Mode::X2apic
+}
+
 /// Ends the interrupt in service.
 pub fn eoi() {
     write(register::EOI, 0);

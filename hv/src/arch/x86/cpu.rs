@@ -159,8 +159,8 @@ pub(crate) fn init() {
 
     /// PG, WP, NE, ET, MP, PE; no EM, TS, CD or NW: the FPU works and memory is cached.
     const CR0: u64 = 0x8001_0033;
-    /// PAE, OSFXSR, OSXMMEXCPT.
-    const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+    /// PAE, MCE, OSFXSR, OSXMMEXCPT.
+    const CR4: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
     const CR4_UMIP: u64 = 1 << 11;
     const CR4_OSXSAVE: u64 = 1 << 18;
     const CR4_SMEP: u64 = 1 << 20;

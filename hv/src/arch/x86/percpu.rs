@@ -22,7 +22,7 @@ pub struct PerCpu {
     pub apic_id: u32,
     /// Lowest address of its stacks.
     pub(crate) stacks: u64,
-    /// Non-maskable interrupts so far.
+    /// Non-maskable interrupts so far; a panic tells how many.
     pub nmis: AtomicU64,
     /// What runs here, for a panic to tell.
     pub current: Current,

@@ -102,8 +102,9 @@ impl Trampoline {
             warn!("no memory to start other CPUs with");
             return running;
         }
-        for apic_id in others.take(usize::try_from(max - 1).unwrap_or(usize::MAX)) {
-            match start(running, apic_id, page) {
+        // A CPU that fails to start leaves its stacks behind, so these have numbers of their own.
+        for (stacks, apic_id) in (1..max).zip(others) {
+            match start(running, apic_id, stacks, page) {
                 Ok(()) => running += 1,
                 Err(why) => warn!("CPU with APIC id {apic_id} is left out: {why}"),
             }
@@ -117,11 +118,14 @@ impl Trampoline {
     }
 }
 
-/// Starts one CPU under that number.
-fn start(id: u32, apic_id: u32, page: u8) -> Result<(), &'static str> {
+/// Starts one CPU under the number `id`, on the stacks of number `stacks`.
+fn start(id: u32, apic_id: u32, stacks: u32, page: u8) -> Result<(), &'static str> {
     /// Generous: an emulated CPU may get little of its host.
     const PATIENCE_MS: u32 = 3000;
-    let stacks = paging::map_stacks(id).ok_or("no memory for its stacks")?;
+    if !apic::reaches(apic_id) {
+        return Err("its number needs x2APIC");
+    }
+    let stacks = paging::map_stacks(stacks).ok_or("no memory for its stacks")?;
     let block = PerCpu::leak(id, apic_id, stacks);
     NEXT.block.store(core::ptr::from_ref(block).cast_mut(), Ordering::Relaxed);
     NEXT.tables.store(Box::into_raw(Box::new(CpuTables::new())), Ordering::Relaxed);

@@ -6,8 +6,8 @@
 //!
 //! Interrupts arrive in [`super::irq`]'s two places only; their handlers acknowledge and count, and what
 //! they mean is looked up by the code that opened the window. An exception is a bug of the hypervisor
-//! and ends in a panic. NMI and machine check may strike anywhere, even in the middle of a lock or of
-//! the console, and touch atomics only.
+//! and ends in a panic, and so does a machine check: what it struck cannot go on. An NMI may strike
+//! anywhere, even in the middle of a lock or of the console, and go on; it touches atomics only.
 
 use core::{
     arch::naked_asm,
@@ -47,9 +47,7 @@ pub struct TrapFrame {
     pub ss: u64,
 }
 
-/// Machine checks since boot.
-pub static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
-/// Interrupts that no handler is for.
+/// Interrupts that no handler is for; a panic tells how many.
 pub static STRAY_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 /// A panic wants every other CPU to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -61,7 +59,6 @@ const WITH_ERROR: u32 =
     1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
 const NMI: u64 = 2;
-const MACHINE_CHECK: u64 = 18;
 
 #[unsafe(naked)]
 unsafe extern "sysv64" fn stub<const VECTOR: i32>() {
@@ -155,11 +152,6 @@ unsafe extern "sysv64" fn common() {
 extern "sysv64" fn arrived(frame: &TrapFrame) {
     match frame.vector {
         NMI => nmi(),
-        MACHINE_CHECK => {
-            MACHINE_CHECKS.fetch_add(1, Ordering::Relaxed);
-            // Whether the machine can go on is in banks nobody reads yet, so it does not.
-            power::stop()
-        }
         vector if vector < 32 => crate::panic::exception(frame),
         vector if vector == u64::from(vectors::VEC_SPURIOUS) => {}
         vector => {
@@ -205,6 +197,7 @@ pub const fn name(vector: u64) -> &'static str {
         14 => "page fault",
         16 => "x87 error",
         17 => "alignment check",
+        18 => "machine check",
         19 => "SIMD error",
         21 => "control protection",
         _ => "exception",
