@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,6 +19,7 @@ use crate::progress::Step;
 use crate::{places, symbols};
 
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+const OBJCOPY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What `image` may be asked.
 #[derive(Args, Clone, Debug)]
@@ -71,10 +73,31 @@ pub fn build(args: &ImageArgs) -> Result<Artefacts> {
     for built in cargo_build("tollgate-guests", "Building the guests", args)? {
         let name = built.file_name().context("a guest without a name")?;
         let guest = dir.join(name);
-        write_if_new(&guest, &fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?)?;
+        let is_32_bit = name.to_str().is_some_and(|name| name.ends_with("32"));
+        let source = if is_32_bit { as_elf32(&built)? } else { built };
+        write_if_new(
+            &guest,
+            &fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?,
+        )?;
         guests.push(guest);
     }
     Ok(Artefacts { image, guests, symbols })
+}
+
+/// A 32-bit guest is linked as an x86-64 file, because only that target is installed; objcopy, which came
+/// with the linker's driver, rewrites the container. Returns the 32-bit file's path.
+fn as_elf32(linked: &Path) -> Result<PathBuf> {
+    let elf32 = linked.with_extension("elf32");
+    let mut objcopy = Command::new("objcopy");
+    objcopy.args(["-O", "elf32-i386"]).arg(linked).arg(&elf32);
+    let done = run(&mut objcopy, &Step::new("Rewriting a 32-bit guest"), OBJCOPY_LIMIT)?;
+    if !done.status.success() {
+        return Err(stop(
+            Exit::Build,
+            format!("objcopy cannot rewrite {}: {}", linked.display(), done.tail(2)),
+        ));
+    }
+    Ok(elf32)
 }
 
 /// The verb itself.
