@@ -20,7 +20,10 @@ extern "sysv64" fn image_main(protocol: u32, info: u32) -> ! {
     let memory = unsafe { BootMap::new() };
     match BootInfo::read(&memory, protocol, info.into(), Image::get().phys(), &mut Strings::take()) {
         Ok(info) => boot::start(&info, memory),
-        Err(why) => boot::fail(format_args!("{why}")),
+        Err((why, cmdline)) => {
+            boot::read_options(cmdline);
+            boot::fail(format_args!("{why}"))
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub mod strings;
 
 use phys::PhysRead;
 #[cfg(feature = "bare-metal")]
-pub use story::{other_cpu, start};
+pub use story::{other_cpu, read_options, start};
 use strings::Strings;
 
 /// What kind of memory a range of the loader's map is.
@@ -187,20 +187,22 @@ impl BootInfo {
     /// `image` the physical range of the hypervisor.
     ///
     /// # Errors
-    /// [`BootError`], beside the command line as far as it was found: it says where to complain.
+    /// [`BootError`], and the command line when it was found: it says where to complain.
     pub fn read(
         memory: &impl PhysRead,
         protocol: u32,
         info: u64,
         image: (u64, u64),
         strings: &mut Strings,
-    ) -> Result<Self, BootError> {
+    ) -> Result<Self, (BootError, &'static str)> {
         let raw = match protocol {
-            multiboot::MAGIC => multiboot::read(memory, info, strings)?,
-            pvh::MAGIC => pvh::read(memory, info, strings)?,
-            other => return Err(BootError::UnknownLoader(other)),
+            multiboot::MAGIC => multiboot::read(memory, info, strings),
+            pvh::MAGIC => pvh::read(memory, info, strings),
+            other => Err(BootError::UnknownLoader(other)),
         };
-        Self::check(raw, image)
+        let raw = raw.map_err(|why| (why, ""))?;
+        let cmdline = raw.cmdline;
+        Self::check(raw, image).map_err(|why| (why, cmdline))
     }
 
     fn check(raw: Raw, image: (u64, u64)) -> Result<Self, BootError> {
@@ -281,6 +283,6 @@ mod tests {
     fn an_unknown_protocol() {
         let memory = phys::TestMemory::new(0, 0);
         let read = BootInfo::read(&memory, 0xbad, 0, IMAGE, &mut Strings::for_test());
-        assert_eq!(read.err(), Some(BootError::UnknownLoader(0xbad)));
+        assert_eq!(read.err(), Some((BootError::UnknownLoader(0xbad), "")));
     }
 }

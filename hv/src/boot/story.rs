@@ -25,7 +25,7 @@ const LEAST_RAM: u64 = 32 << 20;
 /// Boots. `memory` is the view of the boot page tables, which end in here.
 pub fn start(info: &BootInfo, memory: BootMap) -> ! {
     tables::load_on_boot_cpu();
-    let options = read_options(info);
+    let options = read_options(info.cmdline);
     info!("Tollgate {}, loaded by {}", env!("CARGO_PKG_VERSION"), info.loader);
     check_cpu();
     cpu::init();
@@ -60,12 +60,13 @@ pub fn other_cpu() -> ! {
     sched::cpu_loop()
 }
 
-fn read_options(info: &BootInfo) -> Options {
+/// Reads the command line and opens the console as it says.
+pub fn read_options(line: &str) -> Options {
     // Complaints wait until the console is the one that was asked for.
-    let options = cmdline::parse(info.cmdline, &mut |_| {});
+    let options = cmdline::parse(line, &mut |_| {});
     panic::set_options(options.noreboot, options.com1);
     console::init(options.com1, options.loglvl);
-    cmdline::parse(info.cmdline, &mut |line| warn!("{line}"));
+    cmdline::parse(line, &mut |complaint| warn!("{complaint}"));
     options
 }
 
