@@ -30,7 +30,7 @@ abi_struct! {
         bases: [u32; 5],
         /// Segment limits: CS, DS, SS, ES, TR.
         limits: [u32; 5],
-        /// Attributes: CS, DS, SS, ES, TR (the low byte of the descriptor's, then its high nibble).
+        /// Attributes: CS, DS, SS, ES, TR (bits 40 to 47 of the descriptor, then its bits 52 to 55).
         ars: [u16; 5],
         /// Zero.
         pad2: [u16; 3],

@@ -15,6 +15,7 @@
 mod cpu;
 mod maps;
 mod run;
+mod start;
 mod vmcb;
 mod xstate;
 
@@ -30,12 +31,11 @@ use gnttab_fast::types::{Mfn, PAGE_SHIFT};
 use self::{
     cpu::Asid,
     run::Switched,
-    vmcb::{Segment, Vmcb, clean, event, exit, intercept3, intercept4, vintr},
+    vmcb::{Vmcb, clean, event, exit, intercept3, intercept4, vintr},
     xstate::XState,
 };
-use super::{Exit, Gprs, GuestException, PvhEntry, Width, insn::Insn};
+use super::{Exit, Gprs, GuestException, Width, insn::Insn};
 use crate::{
-    abi::hvm::hvm_vcpu::{X86_32, X86_64},
     arch::x86::{cpu as host_cpu, percpu},
     mm::{
         frames::{self, Owner},
@@ -51,6 +51,7 @@ pub use cpu::{CpuVt, init_cpu};
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
 const EFER_SVME: u64 = 1 << 12;
+const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 const RFLAGS_IF: u64 = 1 << 9;
@@ -158,85 +159,6 @@ impl Vcpu {
         unsafe { self.vmcb.as_ref() }
     }
 
-    /// The state the PVH boot protocol asks for (public/arch-x86/hvm/start_info.h): flat 32-bit protected mode,
-    /// paging off, EBX at the start info.
-    pub fn start_pvh(&mut self, at: PvhEntry) {
-        self.switched.gprs = Gprs { rbx: u64::from(at.start_info), ..Gprs::default() };
-        let c = self.control();
-        flat_segments(c, vmcb::CODE32, u32::MAX);
-        c.cr0 = CR0_PE | CR0_ET;
-        c.cr3 = 0;
-        c.cr4 = 0;
-        c.efer = EFER_SVME;
-        c.rflags = RFLAGS_RESERVED;
-        c.rip = u64::from(at.entry);
-        c.rsp = 0;
-        c.rax = 0;
-        self.dirty = clean::ALL;
-    }
-
-    /// Where `VCPUOP_initialise` starts a 32-bit vCPU. False, and nothing changed, when the state is none
-    /// the hardware could enter.
-    #[must_use]
-    pub fn start_32(&mut self, from: &X86_32) -> bool {
-        let [eax, ecx, edx, ebx, esp, ebp, esi, edi] = from.gprs.map(u64::from);
-        let (cr0, cr4) = (u64::from(from.cr0), u64::from(from.cr4));
-        if cr0 & CR0_PE == 0 || from.efer & !EFER_GUEST != 0 || from.efer & EFER_LMA != 0 {
-            return false;
-        }
-        let segment = |index: usize| Segment {
-            selector: 0,
-            // The header's attributes are the descriptor's 16 bits; the VMCB leaves out the four of the limit.
-            attributes: (from.ars[index] & 0xff) | ((from.ars[index] >> 4) & 0xf00),
-            limit: from.limits[index],
-            base: u64::from(from.bases[index]),
-        };
-        self.switched.gprs =
-            Gprs { rbx: ebx, rcx: ecx, rdx: edx, rsi: esi, rdi: edi, rbp: ebp, ..Gprs::default() };
-        let c = self.control();
-        (c.cs, c.ds, c.ss, c.es, c.tr) = (segment(0), segment(1), segment(2), segment(3), segment(4));
-        c.fs = Segment { attributes: vmcb::DATA32, limit: u32::MAX, ..Segment::default() };
-        c.gs = c.fs;
-        c.cr0 = cr0 | CR0_ET;
-        c.cr3 = u64::from(from.cr3);
-        c.cr4 = cr4;
-        c.efer = from.efer | EFER_SVME;
-        c.rflags = u64::from(from.eflags) | RFLAGS_RESERVED;
-        c.rip = u64::from(from.eip);
-        c.rsp = esp;
-        c.rax = eax;
-        self.dirty = clean::ALL;
-        true
-    }
-
-    /// Where `VCPUOP_initialise` starts a 64-bit vCPU. False as in [`Vcpu::start_32`].
-    #[must_use]
-    pub fn start_64(&mut self, from: &X86_64) -> bool {
-        const NEEDED: u64 = EFER_LMA | 1 << 8;
-        const PG_PE: u64 = 1 << 31 | CR0_PE;
-        if from.efer & NEEDED != NEEDED
-            || from.efer & !EFER_GUEST != 0
-            || from.cr0 & PG_PE != PG_PE
-            || from.cr4 & (1 << 5) == 0
-        {
-            return false;
-        }
-        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi] = from.gprs;
-        self.switched.gprs = Gprs { rbx, rcx, rdx, rsi, rdi, rbp, ..Gprs::default() };
-        let c = self.control();
-        flat_segments(c, vmcb::CODE64, u32::MAX);
-        c.cr0 = from.cr0 | CR0_ET;
-        c.cr3 = from.cr3;
-        c.cr4 = from.cr4;
-        c.efer = from.efer | EFER_SVME;
-        c.rflags = from.rflags | RFLAGS_RESERVED;
-        c.rip = from.rip;
-        c.rsp = rsp;
-        c.rax = rax;
-        self.dirty = clean::ALL;
-        true
-    }
-
     /// This vCPU is going to run on this pCPU: brings its extended state into the registers, unless it is
     /// still there.
     pub fn load(&mut self) {
@@ -339,7 +261,7 @@ impl Vcpu {
             exit::RDPMC => (Exit::Denied, None),
             exit::SHUTDOWN => (Exit::Shutdown, None),
             exit::INIT => (Exit::ExternalInterrupt, None),
-            exit::INVALID => (Exit::Invalid, None),
+            exit::INVALID | exit::INVALID_32 => (Exit::Invalid, None),
             _ => (Exit::Other { code, info1, info2 }, None),
         };
         self.exited_at = insn;
@@ -569,7 +491,7 @@ impl Vcpu {
         let c = self.control();
         let paging = c.cr0 & (1 << 31) != 0;
         // LME may not change while paging is on; LMA is the hardware's.
-        if value & !EFER_GUEST != 0 || (paging && (value ^ c.efer) & (1 << 8) != 0) {
+        if value & !EFER_GUEST != 0 || (paging && (value ^ c.efer) & EFER_LME != 0) {
             return false;
         }
         c.efer = (value & !EFER_LMA) | (c.efer & EFER_LMA) | EFER_SVME;
@@ -653,16 +575,6 @@ impl Drop for Vcpu {
 
 /// EFER bits guests may set: SCE, LME, LMA, NXE, FFXSR.
 const EFER_GUEST: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14;
-
-fn flat_segments(c: &mut Vmcb, code: u16, limit: u32) {
-    let flat = |selector, attributes| Segment { selector, attributes, limit, base: 0 };
-    c.cs = flat(8, code);
-    let data = flat(16, vmcb::DATA32);
-    (c.ds, c.es, c.ss, c.fs, c.gs) = (data, data, data, data, data);
-    c.tr = Segment { selector: 0, attributes: vmcb::TSS_BUSY, limit: 0x67, base: 0 };
-    (c.gdtr, c.idtr, c.ldtr) = (Segment::default(), Segment::default(), Segment::default());
-    c.cpl = 0;
-}
 
 /// Events whose instruction runs again by itself: INT n, INT3, INTO.
 const fn runs_again(info: u64) -> bool {

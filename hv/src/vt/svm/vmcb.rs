@@ -88,6 +88,8 @@ pub mod exit {
     pub const RDPRU: u64 = 0x8e;
     pub const NPF: u64 = 0x400;
     pub const INVALID: u64 = u64::MAX;
+    /// The same, as QEMU's TCG writes it.
+    pub const INVALID_32: u64 = 0xffff_ffff;
 }
 
 /// Bits of EVENTINJ and EXITINTINFO.
