@@ -340,8 +340,7 @@ mod tests {
 
     #[test]
     fn a_domain_cannot_widen_the_host_policy() {
-        let mut options = Options::default();
-        options.gnttab = Policy::new(Version::V1, false);
+        let options = Options { gnttab: Policy::new(Version::V1, false), ..Options::default() };
         let bad = parse("k domain=a gnttab=transitive", &options).expect_err("wider");
         assert_eq!(bad, BadModule { word: "transitive", why: Why::Grant(BadItem::NotAllowed) });
     }
