@@ -190,7 +190,7 @@ fn reservation() {
 fn own_grants() {
     const GREF: u32 = 600;
     grants::init(2);
-    let own = domid();
+    let own = hypercall::domid();
     let page = pages(1);
     // SAFETY: our own page.
     unsafe { pointer(page).write_bytes(0x5a, 4096) };
@@ -260,15 +260,6 @@ fn own_grants() {
     );
 }
 
-/// Our own number, which grants to ourselves need.
-fn domid() -> u16 {
-    let leaf = hypercall::leaf(4);
-    if leaf.eax & 1 << 4 == 0 {
-        return DOMID_SELF;
-    }
-    u16::try_from(leaf.ecx).unwrap_or(DOMID_SELF)
-}
-
 /// Hypercalls leave the vector registers alone, upper halves included.
 fn vector_state() {
     if !cpu::has_avx() {
@@ -327,7 +318,7 @@ fn refusals() {
     let mut request = hvm_op::Param { domid: DOMID_SELF, pad: 0, index: 1000, value: 0 };
     let result = hypercall::op(number::HVM_OP, hvm_op::op::GET_PARAM, &mut request);
     expect("a parameter that does not exist", result, EINVAL);
-    let mut batch = [grants::map_request(domid(), u32::MAX, hole(1), true)];
+    let mut batch = [grants::map_request(hypercall::domid(), u32::MAX, hole(1), true)];
     grants::map(&mut batch);
     expect("a reference outside the table", batch[0].status, -3);
     let mut batch = [gnttab::UnmapGrantRef { host_addr: PAGE, handle: 77, ..Default::default() }];

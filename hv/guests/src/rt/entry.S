@@ -69,7 +69,8 @@ entry64:
     mov fs, eax
     mov gs, eax
     lea rsp, [rip + guest_stack_top]
-    mov [rip + guest_tss + 4], rsp      /* RSP0 */
+    lea rax, [rip + ring0_stack_top]
+    mov [rip + guest_tss + 4], rax      /* RSP0: not the main stack, to which `trap` goes back */
     lea rax, [rip + guest_tss]
     mov [rip + guest_gdt + TSS + 2], ax
     shr rax, 16
@@ -240,5 +241,7 @@ guest_hypercall_page:
 guest_stack_top:
     .skip 4096
 user_stack_top:
+    .skip 8192
+ring0_stack_top:
 guest_tss:
     .skip 104

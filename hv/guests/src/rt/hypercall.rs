@@ -38,6 +38,15 @@ pub fn leaf(offset: u32) -> core::arch::x86_64::CpuidResult {
     cpuid(LEAVES.load(Ordering::Relaxed) + offset, 0)
 }
 
+/// Our own number, where the hypervisor tells it; else `DOMID_SELF`.
+#[must_use]
+pub fn domid() -> u16 {
+    const TOLD: u32 = 1 << 4;
+    let leaf = leaf(4);
+    let told = (leaf.eax & TOLD != 0).then_some(leaf.ecx);
+    told.and_then(|domid| u16::try_from(domid).ok()).unwrap_or(xen::DOMID_SELF)
+}
+
 /// Stops for good.
 fn halt() -> ! {
     loop {
