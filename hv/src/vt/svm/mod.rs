@@ -594,3 +594,6 @@ fn io_exit(info: u64) -> Exit {
     let port = (info >> 16) as u16;
     Exit::Io { port, size, input: info & 1 != 0, string: info & 4 != 0 }
 }
+
+#[cfg(test)]
+mod tests;
