@@ -268,3 +268,99 @@ fn load(
     }
     put(plan.cmdline, config.cmdline.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use zerocopy::FromZeros;
+
+    use super::super::{
+        config::{self, Role},
+        image::tests::kernel,
+    };
+    use super::*;
+    use crate::cmdline::Options;
+    use crate::epoch;
+    use crate::vt::Width;
+
+    fn config(string: &str) -> Config<'_> {
+        match config::parse(string, &Options::default()) {
+            Ok(Role::Domain(config)) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read<T: zerocopy::FromBytes + IntoBytes + zerocopy::Immutable>(domain: &Domain, at: u64) -> T {
+        let guard = epoch::pin();
+        let space = GuestSpace::new(&domain.p2m, Paging::default(), &guard);
+        let mut value = T::new_zeroed();
+        space.read(at, value.as_mut_bytes()).expect("mapped");
+        value
+    }
+
+    fn text(domain: &Domain, at: u64) -> Vec<u8> {
+        (at..).map(|at| read::<u8>(domain, at)).take_while(|&byte| byte != 0).collect()
+    }
+
+    fn build_one(
+        id: u16,
+        string: &str,
+        kernel: &[u8],
+        data: Option<Data<'_>>,
+    ) -> Result<Arc<Domain>, BuildError> {
+        build(DomId(id), &config(string), kernel, data, 1, &epoch::pin())
+    }
+
+    fn give_back(domain: Arc<Domain>) {
+        let id = domain.id;
+        crate::domain::lifecycle::abandon(Arc::into_inner(domain).expect("the only one"));
+        assert_eq!(frames::owned_by(id), 0, "leaked frames");
+    }
+
+    #[test]
+    fn a_domain_finds_what_it_was_given() {
+        let file = kernel(Width::Bits64, 0x10_0004, &[(0x10_0000, b"code", 0x1800), (0x20_0000, b"data", 4)]);
+        let data = Data { bytes: &[0xa5; 5000], string: "trace.bin data" };
+        let domain = build_one(50, "k domain=a mem=6M -- x=1 y", &file, Some(data)).expect("builds");
+        assert_eq!(frames::owned_by(DomId(50)), 6 * 256 + 2, "RAM, shared info, one grant frame");
+        assert_eq!(read::<[u8; 4]>(&domain, 0x10_0000), *b"code");
+        assert_eq!(read::<u8>(&domain, 0x10_17ff), 0);
+        // The kernel ends in page 0x200, data takes two pages.
+        let info: StartInfo = read(&domain, 0x20_3000);
+        assert_eq!((info.magic, info.version, info.nr_modules), (MAGIC, 1, 1));
+        let module: ModlistEntry = read(&domain, info.modlist_paddr);
+        assert_eq!((module.paddr, module.size), (0x20_1000, 5000));
+        assert_eq!(read::<u8>(&domain, module.paddr + 4999), 0xa5);
+        assert_eq!(text(&domain, module.cmdline_paddr), b"trace.bin data");
+        assert_eq!(text(&domain, info.cmdline_paddr), b"x=1 y");
+        let map: Vec<MemmapEntry> = (0..u64::from(info.memmap_entries))
+            .map(|index| read(&domain, info.memmap_paddr + index * 24))
+            .collect();
+        assert_eq!(map.len(), 4);
+        assert_eq!((map[2].addr, map[2].size, map[2].kind), (0x10_0000, 0x50_0000, 1));
+        assert_eq!(domain.width(), Width::Bits64);
+        give_back(domain);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_given_back() {
+        let small = kernel(Width::Bits32, 0x10_0000, &[(0x10_0000, b"code", 4096)]);
+        let high = kernel(Width::Bits64, 0x10_0000, &[(0x10_0000, b"code", 0x10_0001)]);
+        let check = |string: &str, kernel: &[u8], data| {
+            build_one(51, string, kernel, data).expect_err("must not build")
+        };
+        assert_eq!(
+            check("k domain=a mem=2M", &high, None),
+            BuildError::Outside { at: 0x10_0000, memory: 2 << 20 }
+        );
+        let big = std::vec![1; 1 << 20];
+        let data = Data { bytes: &big, string: "" };
+        assert!(matches!(check("k domain=a mem=2M", &small, Some(data)), BuildError::TooSmall { .. }));
+        assert!(matches!(check("k domain=a mem=512G", &small, None), BuildError::NoMemory { .. }));
+        assert_eq!(check("k domain=a cpus=1", &small, None), BuildError::NoCpu);
+        assert_eq!(check("k domain=a", b"no kernel", None), BuildError::Image(BadImage::NotElf));
+        assert_eq!(frames::owned_by(DomId(51)), 0, "leaked frames");
+    }
+}

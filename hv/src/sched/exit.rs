@@ -29,13 +29,9 @@ pub(super) enum Next {
 
 /// Handles one exit.
 pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
-    if exit == Exit::Hypercall {
-        return call(domain, vcpu, arch);
-    }
     domain.counters.exit(kind(exit));
     match exit {
-        // Above: it counts itself.
-        Exit::Hypercall => {}
+        Exit::Hypercall => return call(domain, vcpu, arch),
         Exit::ExternalInterrupt => irq::window(),
         Exit::Nmi | Exit::InterruptWindow => {}
         Exit::Hlt => {

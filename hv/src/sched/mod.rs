@@ -17,7 +17,7 @@ use crate::arch::x86::{
     percpu::{self, PerCpu},
     time, vectors,
 };
-use crate::domain::{Domain, Vcpu, table};
+use crate::domain::{Domain, Vcpu, table, vcpu::NO_TIMER};
 use crate::epoch;
 
 pub mod cpuset;
@@ -39,7 +39,7 @@ pub const SLICE_NS: u64 = 10_000_000;
 pub const WOKEN_SLICE_NS: u64 = 1_000_000;
 
 /// The scheduler's part of a per-CPU block.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CpuSched {
     /// Woken and not run since: picked first.
     woken: SlotSet,
@@ -47,7 +47,7 @@ pub struct CpuSched {
     waiting: SlotSet,
     /// vCPUs whose timers this pCPU watches. Only this pCPU touches it.
     timers: SlotSet,
-    /// The earliest of those timers, in ns; only this pCPU touches it.
+    /// The earliest of those timers, in ns, or `NO_TIMER`; only this pCPU touches it.
     next_timer: AtomicU64,
     /// TSC value at which the current vCPU's turn ends.
     slice_end: AtomicU64,
@@ -57,6 +57,21 @@ pub struct CpuSched {
     idle: AtomicBool,
     /// The slot the round goes on behind.
     cursor: AtomicUsize,
+}
+
+impl Default for CpuSched {
+    fn default() -> Self {
+        Self {
+            woken: SlotSet::new(),
+            waiting: SlotSet::new(),
+            timers: SlotSet::new(),
+            next_timer: AtomicU64::new(NO_TIMER),
+            slice_end: AtomicU64::new(0),
+            attention: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
+            cursor: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// Something happened that `vcpu` must see: runs it if it is blocked, gets it out of guest mode if it runs

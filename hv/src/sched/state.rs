@@ -128,3 +128,77 @@ impl RunState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::thread;
+
+    use super::*;
+
+    /// Two wakers against a vCPU that blocks whenever it has seen what there is: the queue never holds it
+    /// twice, and what was published last is seen.
+    #[test]
+    fn no_wake_up_is_lost_and_none_is_doubled() {
+        const ROUNDS: u32 = 20_000;
+        let run = RunState::new(0);
+        let reason = AtomicBool::new(false);
+        let queued = AtomicU32::new(0);
+        let wakers = AtomicU32::new(2);
+        let enqueue = || assert_eq!(queued.fetch_add(1, Ordering::SeqCst), 0, "in the queue twice");
+        assert!(run.change(Status::Down, Status::Blocked));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        reason.store(true, Ordering::SeqCst);
+                        if run.wake() == Wake::Enqueue {
+                            enqueue();
+                        }
+                    }
+                    wakers.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            scope.spawn(|| {
+                loop {
+                    let last = wakers.load(Ordering::SeqCst) == 0;
+                    if queued.load(Ordering::SeqCst) == 0 {
+                        // Nobody wakes any more and nothing is queued: then nothing may be left to see.
+                        if last {
+                            assert!(!reason.load(Ordering::SeqCst), "a wake-up was lost");
+                            return;
+                        }
+                        thread::yield_now();
+                        continue;
+                    }
+                    queued.fetch_sub(1, Ordering::SeqCst);
+                    assert!(run.start(0));
+                    run.set_in_guest(true);
+                    reason.store(false, Ordering::SeqCst);
+                    run.set_in_guest(false);
+                    assert!(run.change(Status::Running, Status::Blocked));
+                    if reason.load(Ordering::SeqCst) && run.change(Status::Blocked, Status::Runnable) {
+                        enqueue();
+                    }
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn a_waker_is_told_what_is_left_to_do() {
+        let run = RunState::new(3);
+        assert_eq!(run.wake(), Wake::Nothing);
+        assert!(!run.start(1), "down is not runnable");
+        assert!(run.change(Status::Down, Status::Runnable));
+        assert_eq!(run.wake(), Wake::Nothing);
+        assert!(run.start(5));
+        assert_eq!(run.wake(), Wake::Look(5));
+        run.set_in_guest(true);
+        assert_eq!(run.wake(), Wake::Kick(5));
+        run.set_in_guest(false);
+        assert!(run.change(Status::Running, Status::Blocked));
+        assert_eq!(run.wake(), Wake::Enqueue);
+        assert_eq!(run.status(), Status::Runnable);
+    }
+}

@@ -17,20 +17,12 @@ use crate::domain::{
 };
 use crate::event;
 
-fn watch(own: &CpuSched, vcpu: &Vcpu, ns: u64) {
-    own.timers.insert(vcpu.slot);
-    if own.timers_known() {
-        own.next_timer.fetch_min(ns, Ordering::Relaxed);
-    } else {
-        own.next_timer.store(ns, Ordering::Relaxed);
-    }
-}
-
 /// A vCPU was switched in, or its deadlines changed while it runs here: they are this pCPU's to watch.
 pub(super) fn adopt(own: &CpuSched, vcpu: &Vcpu) {
     let first = earliest(vcpu);
     if first != NO_TIMER {
-        watch(own, vcpu, first);
+        own.timers.insert(vcpu.slot);
+        own.next_timer.fetch_min(first, Ordering::Relaxed);
     }
 }
 
@@ -39,14 +31,9 @@ fn earliest(vcpu: &Vcpu) -> u64 {
 }
 
 impl CpuSched {
-    /// `next_timer` holds something: its zero is a block's first state.
-    fn timers_known(&self) -> bool {
-        self.next_timer.load(Ordering::Relaxed) != 0
-    }
-
     /// The earliest deadline watched here, in ns.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        Some(self.next_timer.load(Ordering::Relaxed)).filter(|&ns| ns != 0 && ns != NO_TIMER)
+        Some(self.next_timer.load(Ordering::Relaxed)).filter(|&ns| ns != NO_TIMER)
     }
 }
 
