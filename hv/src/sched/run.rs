@@ -178,7 +178,7 @@ fn turn_end(own: &CpuSched, whole: u64, short: u64) -> Option<u64> {
 /// Sends the event upcall in if one is due, or asks for the moment at which it can be sent.
 fn inject(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu) {
     let Some(vector) = event::upcall_wanted(domain, vcpu) else { return };
-    if arch.can_take_interrupt() {
+    if arch.can_take_interrupt() || arch.end_shadowed_halt(&domain.p2m, &epoch::pin()) {
         arch.inject_vector(vector);
         event::upcall_delivered(vcpu);
     } else {

@@ -396,6 +396,32 @@ impl Vcpu {
         c.rflags & RFLAGS_IF != 0 && c.interrupt_shadow & 1 == 0 && c.event_inj & event::VALID == 0
     }
 
+    /// Whether the guest stands between STI and HLT, interrupts on but held off for that one instruction; then
+    /// the HLT is stepped over, so that an interrupt can be injected as the one that ends it.
+    ///
+    /// A CPU would do the same by itself, entering with the interrupt shadow the VMCB holds (APM vol. 2, 15.21.5);
+    /// QEMU's TCG (7.2) saves the shadow on an exit but does not take it back on VMRUN. There an interrupt
+    /// would come in before the HLT, its handler would take the event, and the HLT would sleep on it.
+    pub fn end_shadowed_halt(&mut self, p2m: &P2m, guard: &Guard) -> bool {
+        let c = self.state();
+        if c.interrupt_shadow & 1 == 0 || c.rflags & RFLAGS_IF == 0 || self.event_pending() {
+            return false;
+        }
+        let c = self.state();
+        let long = self.width() == Width::Bits64;
+        let linear = if long { c.rip } else { c.rip.wrapping_add(c.cs.base) & 0xffff_ffff };
+        let mut opcode = [0];
+        let read = GuestSpace::new(p2m, self.paging(), guard).read(linear, &mut opcode);
+        if read.is_err() || opcode != Insn::Hlt.opcode() {
+            return false;
+        }
+        self.exited_at = Some(Insn::Hlt);
+        let c = self.control();
+        c.next_rip = 0;
+        self.advance(p2m, guard);
+        true
+    }
+
     /// Is an event on its way into the guest?
     #[must_use]
     pub fn event_pending(&self) -> bool {
