@@ -143,6 +143,13 @@ pub fn take(port: u32) -> bool {
     pending.fetch_and(!bit, Ordering::AcqRel) & bit != 0
 }
 
+/// Whether a port has an event; leaves it there.
+#[must_use]
+pub fn is_pending(port: u32) -> bool {
+    let pending = word(shared_info::EVTCHN_PENDING + 8 * size(u64::from(port / 64)));
+    pending.load(Ordering::Acquire) >> (port % 64) & 1 != 0
+}
+
 /// Takes everything that is pending and unmasked; how many.
 pub fn take_all() -> u32 {
     upcall_pending().store(0, Ordering::SeqCst);
