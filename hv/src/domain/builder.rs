@@ -274,8 +274,6 @@ mod tests {
     extern crate std;
     use std::vec::Vec;
 
-    use zerocopy::FromZeros;
-
     use super::super::{
         config::{self, Role},
         image::tests::kernel,
