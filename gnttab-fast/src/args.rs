@@ -1,6 +1,7 @@
 //! The argument array of a hypercall: elements read once each, results written back field by field.
 
 use crate::host::{Fault, GuestMemory};
+use crate::status::Status;
 use core::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -31,6 +32,13 @@ impl<'m, M: GuestMemory, T: FromBytes + IntoBytes> Args<'m, M, T> {
         let mut value = T::new_zeroed();
         self.memory.read(address, value.as_mut_bytes())?;
         Ok(value)
+    }
+
+    /// Writes the status, at `offset`, of element `index`.
+    #[inline]
+    pub(crate) fn write_status(&mut self, index: u32, offset: usize, status: Status) -> Result<(), Fault> {
+        let address = self.address(index, offset)?;
+        self.memory.write_status(address, status.abi())
     }
 
     /// Writes a field, at `offset`, of element `index`.

@@ -13,8 +13,9 @@
 //! The caller's epoch, see [`active`](crate::active): no reference is taken to a page or a domain.
 //!
 //! # Speculation
-//! Offset and length are the caller's. After the checks both are masked, so that a mispredicted check does
-//! not copy a byte beyond the range granted (Spectre v1).
+//! Offset and length are the caller's. After the checks the length is masked with the room there is, and the
+//! offsets are cut to a frame, so that a mispredicted check does not copy a byte beyond the range granted
+//! (Spectre v1).
 
 use crate::abi::{self, compat, copy_flags};
 use crate::active::{Frame, Pin};
@@ -204,19 +205,14 @@ impl<'h, H: Host> Plan<'h, H> {
 
         let len = usize::from(element.len);
         let (from, to) = (usize::from(element.source.offset), usize::from(element.dest.offset));
-        if from + len > PAGE_SIZE || to + len > PAGE_SIZE {
-            return Err(Status::BadCopyArg);
-        }
         if !within(source, from, len) || !within(dest, to, len) {
-            return Err(Status::GeneralError);
+            let crosses = from + len > PAGE_SIZE || to + len > PAGE_SIZE;
+            return Err(if crosses { Status::BadCopyArg } else { Status::GeneralError });
         }
-        let len = masked_len(source, from, masked_len(dest, to, len));
-        let (from, to) = (index_nospec(from, PAGE_SIZE), index_nospec(to, PAGE_SIZE));
-        Ok(Some(Segment {
-            dst: self.host.frame(dest.mfn()).wrapping_add(to),
-            src: self.host.frame(source.mfn()).wrapping_add(from),
-            len,
-        }))
+        // Bytes from the offsets to the nearer end of the two ranges.
+        let room = (source.last() + 1).saturating_sub(from).min((dest.last() + 1).saturating_sub(to));
+        let at = |frame: Frame, offset: usize| self.host.frame(frame.mfn()).wrapping_add(offset % PAGE_SIZE);
+        Ok(Some(Segment { dst: at(dest, to), src: at(source, from), len: index_nospec(len, room + 1) }))
     }
 
     /// The domain a side names; `None` for the caller's own frames.
@@ -302,13 +298,6 @@ fn within(frame: Frame, offset: usize, len: usize) -> bool {
     offset >= frame.start() && offset + len <= frame.last() + 1
 }
 
-/// `len`, or 0 where a mispredicted check lets it reach over the range's end.
-#[inline]
-fn masked_len(frame: Frame, offset: usize, len: usize) -> usize {
-    let room = (frame.last() + 1).saturating_sub(offset);
-    index_nospec(len, room + 1)
-}
-
 /// The operation on `count` elements at the start of `args`.
 pub(crate) fn copy<H: Host, M: GuestMemory, T: CopyArg>(
     host: &H,
@@ -350,7 +339,7 @@ fn block<'h, H: Host, M: GuestMemory, T: CopyArg>(
     plan.run();
     let mut index = first;
     for status in &plan.statuses {
-        args.write(index, T::STATUS, &status.abi())?;
+        args.write_status(index, T::STATUS, *status)?;
         index += 1;
     }
     fault.map(|()| index - first)

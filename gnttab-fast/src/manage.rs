@@ -60,7 +60,7 @@ pub(crate) fn setup_table<H: Host, M: GuestMemory, T: SetupArg>(
     let (domain, frames, list) = request.parts();
     let result =
         managed(host, domain).and_then(|domain| fill_list::<_, M, T>(domain, frames, list, args.memory()));
-    args.write(0, T::STATUS, &result.err().unwrap_or(Status::Okay).abi())
+    args.write_status(0, T::STATUS, result.err().unwrap_or(Status::Okay))
 }
 
 /// Grows a table and tells where its frames are in its guest's physical map: all ones where they are not
@@ -144,7 +144,7 @@ pub(crate) fn get_status_frames<H: Host, M: GuestMemory, T: StatusFramesArg>(
         Ok(_) => Status::GeneralError,
         Err(status) => status,
     };
-    args.write(0, T::STATUS, &status.abi())
+    args.write_status(0, T::STATUS, status)
 }
 
 /// `GNTTABOP_set_version`. The version in force is told in any case.
@@ -192,7 +192,7 @@ pub(crate) fn swap<H: Host, M: GuestMemory>(
         }
         let request = args.read(done)?;
         let status = swap_one(host.caller().grants(), Gref(request.ref_a), Gref(request.ref_b));
-        args.write(done, offset_of!(abi::SwapGrantRef, status), &status.abi())?;
+        args.write_status(done, offset_of!(abi::SwapGrantRef, status), status)?;
     }
     Ok(Progress::Done)
 }

@@ -53,7 +53,7 @@ pub(crate) fn map<H: Host, M: GuestMemory>(
                 }
                 Err(status) => status,
             };
-            args.write(done, offset_of!(MapGrantRef, status), &status.abi())?;
+            args.write_status(done, offset_of!(MapGrantRef, status), status)?;
             done += 1;
         }
     }

@@ -140,7 +140,7 @@ fn chunk<H: Host, M: GuestMemory, T: UnmapArg>(
     }
     let mut index = first;
     for status in &statuses {
-        args.write(index, T::STATUS, &status.abi())?;
+        args.write_status(index, T::STATUS, *status)?;
         index += 1;
     }
     fault.map(|()| index - first)

@@ -129,8 +129,8 @@ impl gnttab_fast::Domain for Domain {
 
     #[inline]
     fn ram(&self, gfn: Gfn) -> Option<Ram> {
-        let entry = self.p2m.lookup(gfn)?;
-        entry.kind.is_ram().then_some(Ram { mfn: entry.mfn, writable: entry.writable() })
+        let (mfn, writable) = self.p2m.ram(gfn)?;
+        Some(Ram { mfn, writable })
     }
 
     fn owns(&self, mfn: Mfn) -> bool {
@@ -276,6 +276,19 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Reads what is not aligned or straddles pages.
+    #[cold]
+    fn read_pieces(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < out.len() {
+            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
+            let len = (out.len() - done).min(PAGE_SIZE - offset);
+            page.read(offset, &mut out[done..done + len]).map_err(|_| Fault)?;
+            done += len;
+        }
+        Ok(())
+    }
+
     #[cold]
     fn walk(&mut self, address: u64, base: u64) -> Result<GuestPage<'a>, Fault> {
         let page = self.space.page(address, Access::Write).map_err(|_| Fault)?;
@@ -292,27 +305,20 @@ const fn in_page(address: u64) -> usize {
 impl GuestMemory for Arguments<'_> {
     #[inline]
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < out.len() {
-            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
-            let len = (out.len() - done).min(PAGE_SIZE - offset);
-            page.read(offset, &mut out[done..done + len]).map_err(|_| Fault)?;
-            done += len;
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        // A status, nearly always.
-        if let &[low, high] = bytes
-            && address.is_multiple_of(2)
-        {
-            let (page, offset) = self.page(address)?;
-            let status = page.atomic_u16(offset).map_err(|_| Fault)?;
-            status.store(u16::from_le_bytes([low, high]), Ordering::Relaxed);
+        let (page, offset) = self.page(address)?;
+        let (words, rest) = out.as_chunks_mut::<8>();
+        if rest.is_empty() && offset.is_multiple_of(8) && offset + 8 * words.len() <= PAGE_SIZE {
+            // The usual element: aligned words within a page.
+            for (word, at) in words.iter_mut().zip((offset..).step_by(8)) {
+                let value = page.atomic_u64(at).map_err(|_| Fault)?.load(Ordering::Relaxed);
+                *word = value.to_le_bytes();
+            }
             return Ok(());
         }
+        self.read_pieces(address, out)
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
         let mut done = 0;
         while done < bytes.len() {
             let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
@@ -320,6 +326,18 @@ impl GuestMemory for Arguments<'_> {
             page.write(offset, &bytes[done..done + len]).map_err(|_| Fault)?;
             done += len;
         }
+        Ok(())
+    }
+
+    #[inline]
+    fn write_status(&mut self, address: u64, status: i16) -> Result<(), Fault> {
+        let (page, offset) = self.page(address)?;
+        if !offset.is_multiple_of(2) {
+            return self.write(address, &status.to_le_bytes());
+        }
+        // The page was walked for writing.
+        let word = page.atomic_u16(offset).map_err(|_| Fault)?;
+        word.store(status.cast_unsigned(), Ordering::Relaxed);
         Ok(())
     }
 }

@@ -188,6 +188,25 @@ impl P2m {
     /// The translation of `gfn`. Takes no lock; the frame stays what it is while the caller is pinned.
     #[must_use]
     pub fn lookup(&self, gfn: Gfn) -> Option<P2mEntry> {
+        let (entry, offset) = self.leaf(gfn)?;
+        decode(entry, offset)
+    }
+
+    /// The frame at `gfn`, and whether the domain may write it, if it is the domain's own memory: what grants
+    /// ask for each frame of each batch. As [`P2m::lookup`].
+    #[must_use]
+    #[inline]
+    pub fn ram(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
+        const RAM: [u64; 2] = [P2mKind::RamRw.bits() & KIND_MASK, P2mKind::RamRo.bits() & KIND_MASK];
+        let (entry, offset) = self.leaf(gfn)?;
+        let kind = entry & KIND_MASK;
+        let ram = entry & PRESENT != 0 && (kind == RAM[0] || kind == RAM[1]);
+        ram.then(|| (Mfn(frame_of(entry).0 + offset), kind == RAM[0]))
+    }
+
+    /// The leaf that covers `gfn`, present or not, and where in it the gfn lies.
+    #[inline]
+    fn leaf(&self, gfn: Gfn) -> Option<(u64, u64)> {
         // The index of each level is masked to nine bits, under speculation too, and the tables it
         // selects from are this domain's own: nothing foreign can be reached by a mispredicted bound.
         if gfn.0 >= MAX_GFN {
@@ -203,13 +222,13 @@ impl P2m {
             table = frame_of(entry);
         }
         let entry = slot(table, index_of(gfn, 1)).load(Ordering::Acquire);
+        if entry & LARGE != 0 {
+            return Some((entry, gfn.0 & 511));
+        }
         if entry & PRESENT == 0 {
             return None;
         }
-        if entry & LARGE != 0 {
-            return decode(entry, gfn.0 & 511);
-        }
-        decode(slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire), 0)
+        Some((slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire), 0))
     }
 
     /// Maps `1 << order` frames (order 0 or 9) and returns what stood at `gfn` before (order 0 only).
