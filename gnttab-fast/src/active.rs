@@ -255,7 +255,7 @@ impl<'a> Active<'a> {
     ///
     /// # Errors
     /// The status for the guest; nothing has changed.
-    #[inline]
+    #[inline(always)]
     pub fn pin(self, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
         // Idle is the common case for a copy, so try it before looking.
         match self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) {
@@ -264,7 +264,7 @@ impl<'a> Active<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn first_pin(self, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
         let found = backing
             .mark(Some(by), pin)

@@ -44,19 +44,10 @@ const SLOTS: usize = 2 * CLAIMS;
 /// One side of an element, in either width.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Side {
-    /// Gref or gfn.
-    name: u64,
-    domid: DomId,
+    /// A gfn, or a reference in the low 32 bits.
+    u: u64,
+    domid: u16,
     offset: u16,
-    by_gref: bool,
-}
-
-/// One element, in either width.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Element {
-    source: Side,
-    dest: Side,
-    len: u16,
 }
 
 /// The structure of a width.
@@ -64,47 +55,43 @@ pub(crate) trait CopyArg: FromBytes + IntoBytes {
     /// Where its status is.
     const STATUS: usize;
 
-    /// What it asks for.
-    fn element(&self) -> Element;
+    /// From.
+    fn source(&self) -> Side;
+
+    /// To.
+    fn dest(&self) -> Side;
+
+    /// Bytes, and `GNTCOPY_*`.
+    fn len_and_flags(&self) -> (u16, u16);
 }
 
-impl CopyArg for abi::Copy {
-    const STATUS: usize = core::mem::offset_of!(Self, status);
+macro_rules! copy_arg {
+    ($width:ty) => {
+        impl CopyArg for $width {
+            const STATUS: usize = core::mem::offset_of!(Self, status);
 
-    #[inline]
-    fn element(&self) -> Element {
-        let side = |p: &abi::CopyPtr, flag| {
-            let by_gref = self.flags & flag != 0;
-            // A reference is the low half of the union; the rest of it may be anything.
-            let name = if by_gref { u64::from(abi::low32(p.u)) } else { p.u };
-            Side { name, domid: DomId(p.domid), offset: p.offset, by_gref }
-        };
-        Element {
-            source: side(&self.source, copy_flags::SOURCE_GREF),
-            dest: side(&self.dest, copy_flags::DEST_GREF),
-            len: self.len,
+            #[inline(always)]
+            fn source(&self) -> Side {
+                let p = &self.source;
+                Side { u: p.u.into(), domid: p.domid, offset: p.offset }
+            }
+
+            #[inline(always)]
+            fn dest(&self) -> Side {
+                let p = &self.dest;
+                Side { u: p.u.into(), domid: p.domid, offset: p.offset }
+            }
+
+            #[inline(always)]
+            fn len_and_flags(&self) -> (u16, u16) {
+                (self.len, self.flags)
+            }
         }
-    }
+    };
 }
 
-impl CopyArg for compat::Copy {
-    const STATUS: usize = core::mem::offset_of!(Self, status);
-
-    #[inline]
-    fn element(&self) -> Element {
-        let side = |p: &compat::CopyPtr, flag| Side {
-            name: u64::from(p.u),
-            domid: DomId(p.domid),
-            offset: p.offset,
-            by_gref: self.flags & flag != 0,
-        };
-        Element {
-            source: side(&self.source, copy_flags::SOURCE_GREF),
-            dest: side(&self.dest, copy_flags::DEST_GREF),
-            len: self.len,
-        }
-    }
-}
+copy_arg!(abi::Copy);
+copy_arg!(compat::Copy);
 
 /// What a claim is of: `write:1 | own:1 | ..` and a gfn, or domid and gref. Equal keys, equal claims.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,14 +103,14 @@ impl Key {
     const DOMID_SHIFT: u32 = 32;
 
     #[inline]
-    fn gref(domid: DomId, gref: u64, pin: Pin) -> Self {
-        Self(gref | u64::from(domid.0) << Self::DOMID_SHIFT | Self::write(pin))
+    fn gref(domid: DomId, gref: Gref, pin: Pin) -> Self {
+        Self(u64::from(gref.0) | u64::from(domid.0) << Self::DOMID_SHIFT | Self::write(pin))
     }
 
-    /// `None` if no domain has such a gfn: 52-bit addresses have 40-bit frames.
+    /// Of an own frame. No domain has gfns of more than 40 bits: those of more than 62 may share a key.
     #[inline]
-    fn own(gfn: u64, pin: Pin) -> Option<Self> {
-        (gfn < Self::OWN).then_some(Self(gfn | Self::OWN | Self::write(pin)))
+    fn own(gfn: Gfn, pin: Pin) -> Self {
+        Self(gfn.0.min(Self::OWN - 1) | Self::OWN | Self::write(pin))
     }
 
     #[inline]
@@ -144,18 +131,35 @@ impl Key {
     }
 }
 
+/// What is known of a reference or a frame: with [`Status::Okay`] the frame may be used.
+#[derive(Clone, Copy)]
+struct Known {
+    status: Status,
+    frame: Frame,
+}
+
 /// A reference pinned, or a frame translated, or the refusal of it.
 struct Claim<'h> {
     key: Key,
-    frame: Frame,
-    status: Status,
+    known: Known,
     /// The entry that is pinned.
     entry: Option<Entry<'h>>,
+}
+
+/// What a side of an element names.
+#[derive(Clone, Copy)]
+enum Named<'h, D> {
+    /// A frame of the caller's.
+    Own(Gfn),
+    /// A grant of that domain.
+    Grant(&'h D, Gref),
 }
 
 /// A block in the making.
 struct Plan<'h, H: Host> {
     host: &'h H,
+    /// The caller's number.
+    caller: DomId,
     /// Index of a claim plus one, 0 for an empty slot.
     slots: [u8; SLOTS],
     claims: ArrayVec<Claim<'h>, CLAIMS>,
@@ -168,6 +172,7 @@ impl<'h, H: Host> Plan<'h, H> {
     fn new(host: &'h H) -> Self {
         Self {
             host,
+            caller: host.caller().id(),
             slots: [0; SLOTS],
             claims: ArrayVec::new(),
             segments: ArrayVec::new(),
@@ -176,99 +181,111 @@ impl<'h, H: Host> Plan<'h, H> {
     }
 
     /// Plans one element. The order of the checks, and so which error wins, is Xen's.
-    #[inline]
-    fn add(&mut self, element: &Element, domains: &mut [Granter<'h, H>; 2]) {
-        let status = match self.plan(element, domains) {
-            Ok(segment) => {
-                self.segments.extend(segment);
-                Status::Okay
-            }
-            Err(status) => status,
-        };
+    #[inline(always)]
+    fn add<T: CopyArg>(&mut self, arg: &T, domains: &mut [Granter<'h, H>; 2]) {
+        let status = self.plan(arg, domains).err().unwrap_or(Status::Okay);
         self.statuses.push(status);
     }
 
-    #[inline]
-    fn plan(
+    #[inline(always)]
+    fn plan<T: CopyArg>(
         &mut self,
-        element: &Element,
+        arg: &T,
         [sources, dests]: &mut [Granter<'h, H>; 2],
-    ) -> Result<Option<Segment>, Status> {
+    ) -> Result<(), Status> {
+        let (len, flags) = arg.len_and_flags();
         // Nothing is looked at, not even the domains.
-        if element.len == 0 {
-            return Ok(None);
+        if len == 0 {
+            return Ok(());
         }
-        let source_domain = self.domain(&element.source, sources)?;
-        let dest_domain = self.domain(&element.dest, dests)?;
-        let source = self.claim(&element.source, source_domain, Pin::Read)?;
-        let dest = self.claim(&element.dest, dest_domain, Pin::Write)?;
+        let (source, dest) = (arg.source(), arg.dest());
+        let source_named = self.named(&source, flags & copy_flags::SOURCE_GREF != 0, sources)?;
+        let dest_named = self.named(&dest, flags & copy_flags::DEST_GREF != 0, dests)?;
+        let source_frame = self.claim(source_named, Pin::Read)?;
+        let dest_frame = self.claim(dest_named, Pin::Write)?;
 
-        let len = usize::from(element.len);
-        let (from, to) = (usize::from(element.source.offset), usize::from(element.dest.offset));
-        if !within(source, from, len) || !within(dest, to, len) {
+        let (len, from, to) = (usize::from(len), usize::from(source.offset), usize::from(dest.offset));
+        if !within(source_frame, from, len) || !within(dest_frame, to, len) {
             let crosses = from + len > PAGE_SIZE || to + len > PAGE_SIZE;
             return Err(if crosses { Status::BadCopyArg } else { Status::GeneralError });
         }
         // Bytes from the offsets to the nearer end of the two ranges.
-        let room = (source.last() + 1).saturating_sub(from).min((dest.last() + 1).saturating_sub(to));
+        let left = |frame: Frame, offset: usize| (frame.last() + 1).saturating_sub(offset);
+        let room = left(source_frame, from).min(left(dest_frame, to));
         let at = |frame: Frame, offset: usize| self.host.frame(frame.mfn()).wrapping_add(offset % PAGE_SIZE);
-        Ok(Some(Segment { dst: at(dest, to), src: at(source, from), len: index_nospec(len, room + 1) }))
+        let (src, dst) = (at(source_frame, from), at(dest_frame, to));
+        self.segments.push(Segment { dst, src, len: index_nospec(len, room + 1) });
+        Ok(())
     }
 
-    /// The domain a side names; `None` for the caller's own frames.
-    #[inline]
-    fn domain(&self, side: &Side, domains: &mut Granter<'h, H>) -> Result<Option<&'h H::Domain>, Status> {
-        if !side.by_gref {
+    /// What a side names.
+    #[inline(always)]
+    fn named(
+        &self,
+        side: &Side,
+        by_gref: bool,
+        domains: &mut Granter<'h, H>,
+    ) -> Result<Named<'h, H::Domain>, Status> {
+        let own = side.domid == DomId::SELF.0;
+        if by_gref {
+            // A reference is the low half of the union; the rest of it may be anything.
+            let gref = Gref(abi::low32(side.u));
+            let granter =
+                if own { self.host.caller() } else { domains.find(self.host, DomId(side.domid))? };
+            Ok(Named::Grant(granter, gref))
+        } else if own {
+            Ok(Named::Own(Gfn(side.u)))
+        } else {
             // Only the caller's own memory goes by frame.
-            return if side.domid == DomId::SELF { Ok(None) } else { Err(Status::PermissionDenied) };
+            Err(Status::PermissionDenied)
         }
-        if side.domid == DomId::SELF {
-            return Ok(Some(self.host.caller()));
-        }
-        domains.find(self.host, side.domid).map(Some)
     }
 
-    #[inline]
-    fn claim(&mut self, side: &Side, granter: Option<&'h H::Domain>, pin: Pin) -> Result<Frame, Status> {
-        let key = match granter {
-            Some(granter) => Key::gref(granter.id(), side.name, pin),
-            None => Key::own(side.name, pin).ok_or(Status::BadPage)?,
+    #[inline(always)]
+    fn claim(&mut self, named: Named<'h, H::Domain>, pin: Pin) -> Result<Frame, Status> {
+        let key = match named {
+            Named::Grant(granter, gref) => Key::gref(granter.id(), gref, pin),
+            Named::Own(gfn) => Key::own(gfn, pin),
         };
         let mut slot = key.slot();
         // There are fewer claims than slots, so the search meets an empty one.
-        while let Some(at) = usize::from(self.slots[slot]).checked_sub(1) {
+        let known = loop {
+            let Some(at) = usize::from(self.slots[slot]).checked_sub(1) else {
+                break self.claim_new(slot, key, named, pin);
+            };
             let claim = &self.claims[at];
             if claim.key == key {
-                return if claim.status == Status::Okay { Ok(claim.frame) } else { Err(claim.status) };
+                break claim.known;
             }
             slot = (slot + 1) % SLOTS;
-        }
-        let (result, entry) = match granter {
-            Some(granter) => self.claim_gref(granter, side.name, pin),
-            None => (self.claim_own(Gfn(side.name), pin), None),
         };
-        let status = result.err().unwrap_or(Status::Okay);
-        self.claims.push(Claim { key, frame: result.unwrap_or(NO_FRAME), status, entry });
+        if known.status == Status::Okay { Ok(known.frame) } else { Err(known.status) }
+    }
+
+    #[inline(never)]
+    fn claim_new(&mut self, slot: usize, key: Key, named: Named<'h, H::Domain>, pin: Pin) -> Known {
+        let (result, entry) = match named {
+            Named::Own(gfn) => (self.translate_own(gfn, pin), None),
+            Named::Grant(granter, gref) => match granter.grants().entry(gref) {
+                None => (Err(Status::BadGntref), None),
+                Some(entry) => {
+                    let grant = Grant::<_, false>::new(granter, entry);
+                    let result = entry.active.pin(self.caller, pin, &grant);
+                    (result, result.is_ok().then_some(entry))
+                }
+            },
+        };
+        let known = match result {
+            Ok(frame) => Known { status: Status::Okay, frame },
+            Err(status) => Known { status, frame: NO_FRAME },
+        };
+        self.claims.push(Claim { key, known, entry });
         self.slots[slot] = u8::try_from(self.claims.len()).unwrap_or(0);
-        result
+        known
     }
 
-    #[inline]
-    fn claim_gref(
-        &self,
-        granter: &'h H::Domain,
-        gref: u64,
-        pin: Pin,
-    ) -> (Result<Frame, Status>, Option<Entry<'h>>) {
-        let Some(entry) = granter.grants().entry(Gref(abi::low32(gref))) else {
-            return (Err(Status::BadGntref), None);
-        };
-        let result = entry.active.pin(self.host.caller().id(), pin, &Grant::<_, false>::new(granter, entry));
-        (result, result.is_ok().then_some(entry))
-    }
-
-    #[inline]
-    fn claim_own(&self, gfn: Gfn, pin: Pin) -> Result<Frame, Status> {
+    #[inline(always)]
+    fn translate_own(&self, gfn: Gfn, pin: Pin) -> Result<Frame, Status> {
         match self.host.caller().ram(gfn) {
             Some(ram) if ram.writable || !pin.writes() => Ok(Frame::whole(ram.mfn)),
             _ => Err(Status::BadPage),
@@ -328,7 +345,7 @@ fn block<'h, H: Host, M: GuestMemory, T: CopyArg>(
     let mut fault = Ok(());
     for index in first..first + left.min(BLOCK_U32) {
         match args.read(index) {
-            Ok(arg) => plan.add(&arg.element(), domains),
+            Ok(arg) => plan.add(&arg, domains),
             // What was read before is done.
             Err(at) => {
                 fault = Err(at);

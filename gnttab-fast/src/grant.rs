@@ -91,7 +91,7 @@ impl<'h, H: Host> Granter<'h, H> {
     }
 
     /// The domain of that number, `DOMID_SELF` excluded, unless it is dying.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
         match self.last {
             Some((last, domain)) if last == id => Ok(domain),
@@ -99,6 +99,7 @@ impl<'h, H: Host> Granter<'h, H> {
         }
     }
 
+    #[cold]
     fn look_up(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
         let domain = host.domain(id).filter(|d| !d.is_dying()).ok_or(Status::BadDomain)?;
         self.last = Some((id, domain));

@@ -149,30 +149,59 @@ impl<'a> EntryV1<'a> {
     /// # Errors
     /// [`Status::GeneralError`] if type, grantee or access do not fit, or if the guest changes the entry
     /// faster than it can be marked; no bit was set.
-    #[inline]
+    #[inline(always)]
     pub fn mark(self, grantee: Option<DomId>, pin: Pin, maps: bool) -> Result<WordV1, Status> {
-        let mut word = self.load();
-        for _ in 0..TRIES {
-            if let Some(grantee) = grantee {
-                // A sub-page flag means nothing in version 1, but Xen refuses to map such an entry.
-                let mask = if maps { gtf::TYPE_MASK | gtf::SUB_PAGE } else { gtf::TYPE_MASK };
-                if word.flags() & mask != gtf::PERMIT_ACCESS || word.domid() != grantee.0 {
-                    return Err(Status::GeneralError);
-                }
-            }
-            let mut bits = gtf::READING;
-            if pin.writes() {
-                if word.flags() & gtf::READONLY != 0 {
-                    return Err(Status::GeneralError);
-                }
-                bits |= gtf::WRITING;
-            }
-            match self.0.compare_exchange(word.0, word.with(bits).0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(word),
-                Err(now) => word = WordV1(now),
+        let word = self.load();
+        match self.try_mark(word, grantee, pin, maps)? {
+            Ok(()) => Ok(word),
+            Err(now) => self.mark_again(now, grantee, pin, maps),
+        }
+    }
+
+    /// The attempts after the first.
+    #[cold]
+    fn mark_again(
+        self,
+        mut word: WordV1,
+        grantee: Option<DomId>,
+        pin: Pin,
+        maps: bool,
+    ) -> Result<WordV1, Status> {
+        for _ in 1..TRIES {
+            match self.try_mark(word, grantee, pin, maps)? {
+                Ok(()) => return Ok(word),
+                Err(now) => word = now,
             }
         }
         Err(Status::GeneralError)
+    }
+
+    /// One attempt, on an entry that was `word`; if it is another now, that is the inner error.
+    #[inline(always)]
+    fn try_mark(
+        self,
+        word: WordV1,
+        grantee: Option<DomId>,
+        pin: Pin,
+        maps: bool,
+    ) -> Result<Result<(), WordV1>, Status> {
+        if let Some(grantee) = grantee {
+            // A sub-page flag means nothing in version 1, but Xen refuses to map such an entry.
+            let mask = if maps { gtf::TYPE_MASK | gtf::SUB_PAGE } else { gtf::TYPE_MASK };
+            if word.flags() & mask != gtf::PERMIT_ACCESS || word.domid() != grantee.0 {
+                return Err(Status::GeneralError);
+            }
+        }
+        let mut bits = gtf::READING;
+        if pin.writes() {
+            if word.flags() & gtf::READONLY != 0 {
+                return Err(Status::GeneralError);
+            }
+            bits |= gtf::WRITING;
+        }
+        let exchange =
+            self.0.compare_exchange(word.0, word.with(bits).0, Ordering::AcqRel, Ordering::Acquire);
+        Ok(exchange.map(drop).map_err(WordV1))
     }
 
     /// Clears bits, whatever else the guest has made of the entry.

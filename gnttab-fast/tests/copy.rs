@@ -160,6 +160,9 @@ fn sides_that_cannot_be_had() {
         let good = element(by_gref(1, 9, 0), own, 8);
         assert_eq!(copy(&m, 2, &[e, good, e]), [want.abi(), OKAY, want.abi()], "{e:?}");
     }
+    // Frame numbers too large for any domain are none of those that share their low bits.
+    let wide = [5, 1 << 62 | 5, 1 << 63 | 5, 5].map(|gfn| element(by_gref(1, 9, 0), by_gfn(gfn, 0), 8));
+    assert_eq!(copy(&m, 2, &wide), [OKAY, Status::BadPage.abi(), Status::BadPage.abi(), OKAY]);
     assert_quiet(&m);
     m.domain(1).die();
     assert_eq!(copy(&m, 2, &[element(by_gref(1, 9, 0), own, 8)]), [Status::BadDomain.abi()]);
