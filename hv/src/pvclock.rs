@@ -7,12 +7,15 @@
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
+use spin::Once;
+
 use crate::{
     abi::xen::{PVCLOCK_TSC_STABLE, VcpuTimeInfo, shared_info, shared_info_compat, vcpu_info},
-    arch::x86::time,
+    arch::x86::{rtc, time},
     domain::Domain,
     mm::shared::SharedFrame,
     vt::Width,
+    warn,
 };
 
 /// Multiplier and shift for `ns = ((tsc << shift) * mul) >> 32` (right shift when negative).
@@ -70,14 +73,27 @@ pub fn publish(frame: &SharedFrame, at: usize) {
 
 /// Writes the clock of every vCPU whose `vcpu_info` is in the shared page, for a domain that is about to start.
 pub fn publish_all(domain: &Domain) {
+    publish_wallclock(domain);
     for info in domain.vcpus().iter().filter_map(|vcpu| vcpu.info(domain)) {
         publish(info.frame, info.offset + vcpu_info::TIME);
     }
 }
 
-/// Writes the wall clock (seconds and ns since 1970, UTC) at the start of system time into a domain's
-/// shared page.
-pub fn publish_wallclock(domain: &Domain, seconds: u64, ns: u32) {
+/// The time of day at the zero of system time, in seconds since 1970, UTC. 0: unknown, which is said once.
+fn boot_seconds() -> u64 {
+    static SECONDS: Once<u64> = Once::new();
+    *SECONDS.call_once(|| {
+        let Some(now) = rtc::seconds() else {
+            warn!("no CMOS clock: guests are told that it is 1970");
+            return 0;
+        };
+        now.saturating_sub(time::now_ns() / 1_000_000_000)
+    })
+}
+
+/// Writes the wall clock at the zero of system time into a domain's shared page, in its present layout.
+pub fn publish_wallclock(domain: &Domain) {
+    let (seconds, ns) = (boot_seconds(), 0);
     let (version, sec, nsec, high) = match domain.width() {
         Width::Bits64 => {
             (shared_info::WC_VERSION, shared_info::WC_SEC, shared_info::WC_NSEC, shared_info::WC_SEC_HI)

@@ -126,6 +126,9 @@ pub fn build(
     // Before the first frame is taken: afterwards there may be none, which tells nobody what to ask for.
     let free = frames::stats().free << PAGE_SHIFT;
     let no_memory = || BuildError::NoMemory { wanted: config.memory, free };
+    if config.memory > free + (frames::stats().retired << PAGE_SHIFT) {
+        return Err(no_memory());
+    }
     let p2m = P2m::new().ok_or_else(no_memory)?;
     let root = p2m.root();
     let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;

@@ -20,6 +20,7 @@ use crate::dev::console::GuestLine;
 use crate::event::Channels;
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{p2m::P2m, shared::SharedFrame, tlb::DomainTlb};
+use crate::pvclock;
 use crate::vt::Width;
 
 pub mod builder;
@@ -187,13 +188,15 @@ impl Domain {
         if self.width.load(Ordering::Relaxed) == 32 { Width::Bits32 } else { Width::Bits64 }
     }
 
-    /// Latches the layout of the shared structures.
+    /// Latches the layout of the shared structures; the wall clock moves with it.
     pub fn latch_width(&self, width: Width) {
         let word = match width {
             Width::Bits32 => 32,
             Width::Bits64 => 64,
         };
-        self.width.store(word, Ordering::SeqCst);
+        if self.width.swap(word, Ordering::SeqCst) != word {
+            pvclock::publish_wallclock(self);
+        }
     }
 
     /// Where it is in its life.

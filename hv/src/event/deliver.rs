@@ -14,7 +14,7 @@ use crate::{
     },
     domain::{
         Domain, Vcpu, table,
-        vcpu::{NOT_POLLING, POLL_DONE, POLLING_ANY},
+        vcpu::{Info, NOT_POLLING, POLL_DONE, POLLING_ANY},
     },
     sched,
     vt::Width,
@@ -124,8 +124,20 @@ pub(super) fn set_pending(domain: &Domain, port: u32, bound: Port) {
 }
 
 /// Sets the selector bit of a word and announces the upcall.
+///
+/// While we do so the vCPU may register another place for its `vcpu_info`: what it announces there came perhaps
+/// before our bit, so we look again, and once is enough since it registers once.
 fn select(domain: &Domain, vcpu: &Vcpu, word: u32) {
     let Some(info) = vcpu.info(domain) else { return };
+    select_at(domain, vcpu, info, word);
+    if let Some(now) = vcpu.info(domain)
+        && !core::ptr::eq(now.frame, info.frame)
+    {
+        select_at(domain, vcpu, now, word);
+    }
+}
+
+fn select_at(domain: &Domain, vcpu: &Vcpu, info: Info<'_>, word: u32) {
     match domain.width() {
         Width::Bits64 => {
             info.frame.u64(info.offset + vcpu_info::PENDING_SEL_64).fetch_or(1 << word, Ordering::SeqCst);

@@ -166,7 +166,8 @@ fn run(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> 
 
 /// When the turn ends, given who waits now.
 fn turn_end(own: &CpuSched, whole: u64, short: u64) -> Option<u64> {
-    if !own.woken.is_empty() {
+    // A guest that never leaves must not keep the dead ones from being taken apart.
+    if !own.woken.is_empty() || lifecycle::pending() {
         Some(short)
     } else if !own.waiting.is_empty() {
         Some(whole)

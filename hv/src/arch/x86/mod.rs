@@ -16,6 +16,7 @@ pub mod percpu;
 pub mod port;
 #[cfg(feature = "bare-metal")]
 pub mod power;
+pub mod rtc;
 #[cfg(feature = "bare-metal")]
 pub mod smp;
 #[cfg(feature = "bare-metal")]
