@@ -30,6 +30,9 @@ pub struct RunArgs {
     /// Memory of the machine, MiB
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     mem: u32,
+    /// Count instructions instead of time: one pCPU, TCG; RDTSC then counts guest instructions
+    #[arg(long, conflicts_with = "cpus")]
+    icount: bool,
     /// End the run after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
@@ -42,8 +45,9 @@ pub fn run(args: &RunArgs, no_install: bool) -> Result<()> {
     let mut machine = Machine::new(&made.image);
     machine.cmdline.clone_from(&args.cmdline);
     machine.modules = args.modules.iter().map(|words| module(words, &made)).collect::<Result<_>>()?;
-    machine.accel = accel::choose(args.accel, &made)?;
-    machine.cpus = args.cpus;
+    machine.accel = if args.icount { Accel::Tcg } else { accel::choose(args.accel, &made)? };
+    machine.icount = args.icount;
+    machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.mem_mib = args.mem;
     machine.limit = Duration::from_secs(args.limit);
     let boot = qemu::boot(&machine, |line| {
