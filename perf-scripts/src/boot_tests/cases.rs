@@ -1,0 +1,342 @@
+//! The cases: good boots, refused input, guests that misbehave.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{Case, End};
+use crate::image::Artefacts;
+use crate::places;
+use crate::qemu::{Machine, Module};
+
+/// What no good boot prints.
+pub const TROUBLE: &[&str] = &["panic", "@fail", "bad option", "crashed"];
+
+/// A case for which only the outcome of a refused input matters.
+const fn refused(
+    name: &'static str,
+    setup: fn(&mut Machine, &Artefacts) -> Result<()>,
+    expect: &'static [&'static str],
+) -> Case {
+    Case { name, quick: false, setup, expect, never: &["panic"], end: End::Any }
+}
+
+/// A guest that misbehaves alone: what it costs it, and that nothing is left of it.
+const fn faulty(
+    name: &'static str,
+    setup: fn(&mut Machine, &Artefacts) -> Result<()>,
+    expect: &'static [&'static str],
+) -> Case {
+    Case { name, quick: false, setup, expect, never: LEFT_OVERS, end: End::Off }
+}
+
+/// What even a crashing guest must not cause.
+const LEFT_OVERS: &[&str] = &["panic", "bad option", "error: d1 faulty: leaked"];
+
+/// Every case.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "multiboot",
+        quick: true,
+        setup: |machine, made| hello(machine, made, "hello"),
+        expect: &[
+            "loaded by multiboot",
+            "CPUs: 1 running, of 1",
+            "@result",
+            "powered off",
+            "leaked frames: 0",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "32-bit guest",
+        quick: true,
+        setup: |machine, made| hello(machine, made, "hello32"),
+        expect: &["32-bit kernel", "@result", "powered off", "leaked frames: 0", "switching off"],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "four CPUs, two vCPUs",
+        quick: false,
+        setup: |machine, made| {
+            machine.cpus = 4;
+            hello(machine, made, "hello")?;
+            machine.modules[0].string = "domain=hello vcpus=2 cpus=1-3".to_owned();
+            Ok(())
+        },
+        expect: &["CPUs: 4 running, of 4", "@result", "powered off", "leaked frames: 0"],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "maxcpus=",
+        quick: false,
+        setup: |machine, made| {
+            machine.cpus = 4;
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" maxcpus=2");
+            Ok(())
+        },
+        expect: &["CPUs: 2 running, of 4", "@result"],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        // QEMU's PVH loader hands over one module and no string with it.
+        name: "PVH",
+        quick: true,
+        setup: |machine, made| {
+            module(machine, made, "hello", "")?;
+            machine.image = without_multiboot(made)?;
+            Ok(())
+        },
+        expect: &["loaded by PVH", "error: cannot boot: module 1", "the module string is empty"],
+        never: &["panic"],
+        end: End::Any,
+    },
+    refused(
+        "unknown option",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" colour=blue");
+            Ok(())
+        },
+        &["bad option 'colour=blue': no such option", "@result"],
+    ),
+    refused(
+        "bad value",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" maxcpus=none");
+            Ok(())
+        },
+        &["bad option 'maxcpus=none': takes a count", "@result"],
+    ),
+    refused(
+        "bad item of gnttab=",
+        |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" gnttab=max_ver:9,no-transitive");
+            Ok(())
+        },
+        &["bad option 'gnttab=max_ver:9'", "gnttab=max_ver:2,no-transitive"],
+    ),
+    refused(
+        "no SVM",
+        |machine, made| {
+            machine.cpu_model = Some("max,-svm".to_owned());
+            hello(machine, made, "hello")
+        },
+        &["error: cannot boot: ", "this CPU has no AMD SVM"],
+    ),
+    refused(
+        "no nested paging",
+        |machine, made| {
+            machine.cpu_model = Some("max,-npt".to_owned());
+            hello(machine, made, "hello")
+        },
+        &["error: cannot boot: ", "no nested paging"],
+    ),
+    refused(
+        "too little memory",
+        |machine, _| {
+            machine.mem_mib = 24;
+            Ok(())
+        },
+        &["error: cannot boot: too little memory"],
+    ),
+    refused(
+        "a domain larger than the machine",
+        |machine, made| module(machine, made, "hello", "domain=large mem=4G"),
+        &["error: cannot boot: domain 'large'"],
+    ),
+    refused("no modules", |_, _| Ok(()), &["error: cannot boot: no domain to run"]),
+    refused(
+        "unknown word in a module string",
+        |machine, made| module(machine, made, "hello", "domain=x colour=blue"),
+        &["error: cannot boot: module 1 ('hello'): 'colour=blue': no such word"],
+    ),
+    refused(
+        "missing data module",
+        |machine, made| module(machine, made, "hello", "domain=x data=disk.img"),
+        &["error: cannot boot: domain 'x': no data module is called 'disk.img'"],
+    ),
+    refused(
+        "module: not ELF",
+        |machine, _| {
+            let path = scratch("text", b"this is no kernel\n")?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('text'): not an ELF file"],
+    ),
+    refused(
+        "module: ELF without a PVH note",
+        |machine, _| {
+            let own = std::env::current_exe().context("cannot tell this program's own file")?;
+            machine.mem_mib = 1024;
+            machine.modules.push(Module::new(own, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x'", "no PVH entry note"],
+    ),
+    refused(
+        "module: truncated",
+        |machine, made| {
+            let file = read(made.guest("hello")?)?;
+            let path = scratch("truncated", &file[..file.len().min(5000)])?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('truncated'): truncated"],
+    ),
+    refused(
+        "module: overlapping segments",
+        |machine, made| {
+            let path = scratch("overlapping", &with_overlapping_segments(read(made.guest("hello")?)?)?)?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('overlapping'): two of its segments overlap"],
+    ),
+    faulty(
+        "guest: triple fault",
+        |machine, made| misbehave(machine, made, "triple"),
+        &[
+            "error: d1 faulty: crashed: vCPU 0: triple fault",
+            "rip 0008:",
+            "leaked frames: 0",
+            "switching off",
+        ],
+    ),
+    faulty(
+        "guest: says it has crashed",
+        |machine, made| misbehave(machine, made, "crash"),
+        &["d1 faulty: says it has crashed", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: address without memory",
+        |machine, made| misbehave(machine, made, "unmapped"),
+        &["error: d1 faulty: crashed: vCPU 0: it reads from", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: exits early",
+        |machine, made| misbehave(machine, made, "exit"),
+        &["d1 faulty: powered off", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: writes to a read-only grant",
+        |machine, made| misbehave(machine, made, "readonly"),
+        &["@result", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: hypercalls without sense",
+        |machine, made| misbehave(machine, made, "arguments"),
+        &["hypercalls came back", "@result", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: hypercall from ring 3",
+        |machine, made| misbehave(machine, made, "user"),
+        &["@result", "leaked frames: 0", "switching off"],
+    ),
+    faulty(
+        "guest: frontend dies with its rings mapped",
+        |machine, made| {
+            module(machine, made, "netback", "domain=back data=frames -- stall=3")?;
+            module(machine, made, "faulty", "domain=front -- mode=frontend-dies stall=3")?;
+            frames(machine)
+        },
+        &["d2 front: says it has crashed", "@fail no progress", "leaked frames: 0", "leaked frames: 0"],
+    ),
+    faulty(
+        "guest: backend dies with rings mapped",
+        |machine, made| {
+            module(machine, made, "faulty", "domain=back -- mode=backend-dies stall=3")?;
+            module(machine, made, "netfront", "domain=front data=frames -- stall=3")?;
+            frames(machine)
+        },
+        &["d1 back: says it has crashed", "leaked frames: 0", "@fail no progress", "leaked frames: 0"],
+    ),
+    Case {
+        name: "guest: spins for ever",
+        quick: true,
+        setup: |machine, made| {
+            machine.limit = Duration::from_secs(8);
+            misbehave(machine, made, "spin")?;
+            module(machine, made, "hello", "domain=other")
+        },
+        // On the one pCPU of the machine.
+        expect: &["CPUs: 1 running, of 1", "d2 other: powered off", "d2 other: leaked frames: 0"],
+        never: TROUBLE,
+        end: End::Late(&["d1 faulty said last: faulty: spin", "pCPU 0 is at 0x"]),
+    },
+];
+
+/// One domain that runs a guest of ours and powers the machine off after it.
+fn hello(machine: &mut Machine, made: &Artefacts, guest: &str) -> Result<()> {
+    module(machine, made, guest, &format!("domain={guest}"))
+}
+
+/// A guest that does what `mode` says (hv/guests/src/bin/faulty.rs).
+fn misbehave(machine: &mut Machine, made: &Artefacts, mode: &str) -> Result<()> {
+    module(machine, made, "faulty", &format!("domain=faulty -- mode={mode}"))
+}
+
+fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {
+    machine.cmdline = "when_done=poweroff".to_owned();
+    machine.modules.push(Module::new(made.guest(guest)?, string));
+    Ok(())
+}
+
+/// A data module called `frames`: one frame for every class of traffic.
+fn frames(machine: &mut Machine) -> Result<()> {
+    let frames = [60, 1514, 9000].map(|length| vec![0x5a; length]);
+    let trace = tollgate_guests::trace::encode(&frames).context("three frames are no 4 GiB")?;
+    machine.modules.push(Module::new(scratch("frames", &trace)?, "data"));
+    Ok(())
+}
+
+/// The image with its multiboot header made unrecognisable, so that QEMU enters it by its PVH note.
+fn without_multiboot(made: &Artefacts) -> Result<PathBuf> {
+    const MAGIC: [u8; 4] = 0x1bad_b002_u32.to_le_bytes();
+    /// The header must lie within the first 8 KiB (Multiboot Specification 0.6.96, section 3.1).
+    const REACH: usize = 8192;
+    let mut file = read(&made.image)?;
+    let reach = REACH.min(file.len());
+    let at = file[..reach].windows(4).position(|word| word == MAGIC).context("no multiboot header")?;
+    file[at..at + 4].fill(0);
+    scratch("tollgate-pvh", &file)
+}
+
+/// An ELF64 file whose second loaded segment goes where the first one does.
+fn with_overlapping_segments(mut file: Vec<u8>) -> Result<Vec<u8>> {
+    /// Program headers of ELF64: where they begin, how long one is, and `p_paddr` in it.
+    const TABLE: usize = 64;
+    const ENTRY: usize = 56;
+    const PHYSICAL: usize = 24;
+    const LOAD: [u8; 4] = 1_u32.to_le_bytes();
+    let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
+    let loaded: Vec<usize> = (0..count)
+        .map(|index| TABLE + index * ENTRY)
+        .filter(|&at| file.get(at..at + 4) == Some(&LOAD))
+        .collect();
+    let [first, second, ..] = loaded[..] else { anyhow::bail!("the guest has fewer than two segments") };
+    file.copy_within(first + PHYSICAL..first + PHYSICAL + 8, second + PHYSICAL);
+    Ok(file)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A file for one case, in the directory of the artefacts.
+fn scratch(name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let path = places::boot_dir().join(name);
+    fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
