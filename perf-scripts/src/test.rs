@@ -1,19 +1,20 @@
 //! `test`: what CI runs. Every step is timed and counted, and a failing step does not keep the later
 //! ones from running: one run tells everything that is wrong.
 
+mod traffic;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser};
+use clap::Args;
 use serde_json::json;
 
 use crate::boot_tests;
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
-use crate::netback::{self, NetbackArgs};
 use crate::process::run;
 use crate::progress::Step;
 use crate::{audit, docs, places, setup};
@@ -155,59 +156,10 @@ fn steps() -> Vec<TestStep> {
             boot_tests::run(case, &image::build(&ImageArgs::default())?).map(|()| 1)
         }));
     }
-    for case in NETBACK {
-        steps.push(TestStep::new(format!("netback: {}", case.words), case.quick, || netback(case)));
+    for case in traffic::CASES {
+        steps.push(TestStep::new(format!("netback: {}", case.words), case.quick, || traffic::run(case)));
     }
     steps
-}
-
-/// A run of the main job.
-struct NetbackCase {
-    /// As one would call it.
-    words: &'static str,
-    quick: bool,
-    /// What it must say, if it must fail.
-    fails: Option<&'static str>,
-}
-
-const fn passes(words: &'static str) -> NetbackCase {
-    NetbackCase { words, quick: false, fails: None }
-}
-
-/// Every profile, numbers of CPUs, policies, and the proof that a wrong byte is seen.
-const NETBACK: &[NetbackCase] = &[
-    NetbackCase { words: "--profile imix --cpus 2", quick: true, fails: None },
-    passes("--profile tx-small --cpus 2"),
-    passes("--profile tx-bulk --cpus 2"),
-    passes("--profile rx-mtu --cpus 2"),
-    passes("--profile rx-gro --cpus 2"),
-    passes("--profile vm-vm --cpus 2"),
-    passes("--profile block --cpus 2"),
-    passes("--profile all --cpus 1"),
-    passes("--profile all --cpus 4"),
-    passes("--profile all --cpus 2 --gnttab max_ver:1,no-transitive"),
-    passes("--profile imix --cpus 2 --packets 20000"),
-    passes("--profile imix --icount --cpus 1"),
-    NetbackCase { words: "--profile imix --corrupt 5", quick: true, fails: Some("packet 5: byte ") },
-    NetbackCase { words: "--profile vm-vm --corrupt 5", quick: false, fails: Some("packet 5: byte ") },
-    NetbackCase { words: "--cmdline colour=blue", quick: false, fails: Some("bad option 'colour=blue'") },
-];
-
-fn netback(case: &NetbackCase) -> Counted {
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: NetbackArgs,
-    }
-    // KVM is asked for by users; tests want the same machine everywhere.
-    let words = ["netback", "--accel", "tcg"].into_iter().chain(case.words.split_whitespace());
-    let line = Line::try_parse_from(words)?;
-    match (netback::measure(&line.args, true), case.fails) {
-        (Ok((_, reports)), None) => Ok(reports.len()),
-        (Ok(_), Some(_)) => Err(stop(Exit::Failed, "it passed, and must not")),
-        (Err(error), Some(words)) if format!("{error:#}").contains(words) => Ok(1),
-        (Err(error), _) => Err(error),
-    }
 }
 
 fn cargo(words: &[&str]) -> Counted {
@@ -279,19 +231,6 @@ warning: 7 passed by
 ";
         assert_eq!(passed_tests(output), 43);
         assert_eq!(passed_tests(""), 0);
-    }
-
-    #[test]
-    fn the_words_of_netback_are_right() {
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            _args: NetbackArgs,
-        }
-        for case in NETBACK {
-            let words = std::iter::once("netback").chain(case.words.split_whitespace());
-            assert!(Line::try_parse_from(words).is_ok(), "{}", case.words);
-        }
     }
 
     #[test]
