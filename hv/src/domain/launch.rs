@@ -17,13 +17,18 @@ use crate::boot::{self, Module};
 use crate::cmdline::Options;
 use crate::{epoch, info, pvclock, sched};
 
+/// What the only module is when the loader gives it no string, as QEMU's and Xen's PVH loaders do: a kernel
+/// with every default.
+const ALONE: &str = "kernel domain=guest";
+
 /// Builds every domain the modules describe, then starts them. Domain numbers are given in module order
 /// from 1; 0 is kept for a control domain.
 pub fn launch(modules: &[Module], options: &Options) {
     lifecycle::set_when_done(options.when_done);
     let mut next = 1u16;
     for (index, module) in modules.iter().enumerate() {
-        match config::parse(module.string, options) {
+        let alone = modules.len() == 1 && module.string.trim().is_empty();
+        match config::parse(if alone { ALONE } else { module.string }, options) {
             Ok(Role::Data) => {}
             Ok(Role::Domain(config)) => {
                 build(DomId(next), module, &config, modules, options);
