@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use hv::abi::version;
 use hv::abi::xen::hypercall as number;
-use hv::abi::{grant_table as gnttab, sched, vcpu};
+use hv::abi::{event_channel::stat, grant_table as gnttab, sched, vcpu};
 use tollgate_guests::net::device::{Attached, Device};
 use tollgate_guests::options::Options;
 use tollgate_guests::rt::memory::{hole, pages, pointer};
@@ -146,7 +146,8 @@ fn frontend_dies(backend: u16) -> ! {
     let (device, _, port) = Device::offer(backend, 2);
     device.publish();
     let deadline = clock::now() + 20_000_000_000;
-    while !grants::in_use(tollgate_guests::net::device::RINGS[1]) {
+    // The backend binds our port when it has mapped the rings.
+    while events::status(port) != stat::INTERDOMAIN {
         if clock::now() > deadline {
             fail!("nobody maps the rings");
         }
