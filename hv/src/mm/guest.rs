@@ -14,7 +14,7 @@
 
 use core::{
     marker::PhantomData,
-    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
 };
 
 use arrayvec::ArrayVec;
@@ -126,15 +126,7 @@ impl<'a> GuestPage<'a> {
         Ok(unsafe { &*self.base.add(offset).cast::<T>() })
     }
 
-    /// A byte shared with the guest. Whoever stores checks [`GuestPage::writable`] first.
-    ///
-    /// # Errors
-    /// When it is not inside the page.
-    pub fn atomic_u8(&self, offset: usize) -> Result<&'a AtomicU8, Fault> {
-        self.atomic(offset)
-    }
-
-    /// A 16-bit word shared with the guest.
+    /// A 16-bit word shared with the guest. Whoever stores checks [`GuestPage::writable`] first.
     ///
     /// # Errors
     /// When it is not inside the page, or not aligned.
