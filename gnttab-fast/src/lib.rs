@@ -35,6 +35,7 @@ mod table;
 pub mod testing;
 pub mod types;
 mod unmap;
+mod usage;
 
 pub use copy::BLOCK as COPY_BLOCK;
 pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, Refused};
@@ -45,3 +46,4 @@ pub use status::{Errno, Status};
 pub use table::{Limits, NotGrown, Scan, Table};
 pub use types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 pub use unmap::{CHUNK as UNMAP_CHUNK, teardown_step};
+pub use usage::Usage;

@@ -7,6 +7,7 @@
 //! `vcpu_info`) is reached by the offsets below, through atomics.
 #![forbid(unsafe_code)]
 
+pub mod capabilities;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;

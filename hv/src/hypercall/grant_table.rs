@@ -369,6 +369,18 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
     }
 }
 
+/// What the domain is told of its grants by CPUID.
+pub fn told_by_cpuid(domain: &Domain) -> vt::capabilities::Grants {
+    let counters = &domain.counters;
+    vt::capabilities::Grants {
+        usage: domain.grants.table.usage(),
+        maps: counters.grant_maps.get(),
+        unmaps: counters.grant_unmaps.get(),
+        copies: counters.grant_copies.get(),
+        copy_bytes: counters.grant_copy_bytes.get(),
+    }
+}
+
 fn tally(domain: &Domain, cmd: u32, elements: u32, bytes: u64) {
     let counters = &domain.counters;
     let elements = u64::from(elements);

@@ -14,7 +14,7 @@ use super::run::Leave;
 use crate::abi::sched::SHUTDOWN_POWEROFF;
 use crate::arch::x86::irq;
 use crate::domain::{Domain, Vcpu, counters::ExitKind, lifecycle, vcpu::NOT_POLLING};
-use crate::hypercall::{self, After};
+use crate::hypercall::{self, After, grant_table};
 use crate::vt::{self, Exit, GuestException, Width};
 use crate::{epoch, info, rate_limited};
 
@@ -40,7 +40,7 @@ pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exi
         }
         Exit::Cpuid => {
             let vcpus = u32::try_from(domain.vcpus().len()).unwrap_or(u32::MAX);
-            vt::cpuid::emulate(arch, domain.id.0, vcpu.id, vcpus);
+            vt::cpuid::emulate(arch, domain.id.0, vcpu.id, vcpus, || grant_table::told_by_cpuid(domain));
             step_over(domain, arch);
         }
         Exit::MsrRead(msr) => match vt::msr::read(arch, vcpu.id, msr) {

@@ -9,7 +9,10 @@ use arrayvec::ArrayVec;
 use raw_cpuid::cpuid;
 use spin::Once;
 
-use super::Vcpu;
+use super::{
+    Vcpu,
+    capabilities::{self, Grants},
+};
 use crate::arch::x86::time;
 
 /// EAX, EBX, ECX, EDX.
@@ -233,11 +236,19 @@ fn xen_leaf(viewer: &Viewer, leaf: u32, sub: u32) -> Leaf {
     }
 }
 
-/// Answers the CPUID of the vCPU's last exit; the caller steps over it.
-pub fn emulate(vcpu: &mut Vcpu, domid: u16, id: u32, vcpus: u32) {
+/// Answers the CPUID of the vCPU's last exit; the caller steps over it. `grants` is asked only for the leaves
+/// that tell of them.
+pub fn emulate(vcpu: &mut Vcpu, domid: u16, id: u32, vcpus: u32, grants: impl FnOnce() -> Grants) {
     let viewer = Viewer { domid, vcpu: id, vcpus, osxsave: vcpu.cr4() & (1 << 18) != 0, xcr0: vcpu.xcr0() };
     #[expect(clippy::cast_possible_truncation, reason = "EAX and ECX")]
-    let [a, b, c, d] = leaf(&viewer, vcpu.rax() as u32, vcpu.gprs().rcx as u32).map(u64::from);
+    let (number, sub) = (vcpu.rax() as u32, vcpu.gprs().rcx as u32);
+    let registers = match number {
+        capabilities::BASE..=capabilities::END => {
+            capabilities::answer(number - capabilities::BASE, sub, grants)
+        }
+        _ => leaf(&viewer, number, sub),
+    };
+    let [a, b, c, d] = registers.map(u64::from);
     vcpu.set_rax(a);
     let gprs = vcpu.gprs_mut();
     (gprs.rbx, gprs.rcx, gprs.rdx) = (b, c, d);

@@ -11,6 +11,7 @@
 //! registers, XCR0, TSC_AUX) is switched by [`Vcpu::load`] and [`Vcpu::unload`] when the scheduler changes
 //! vCPUs, not on every exit.
 
+pub mod capabilities;
 pub mod cpuid;
 pub mod insn;
 pub mod msr;

@@ -106,6 +106,45 @@ pub const CASES: &[Case] = &[
         never: TROUBLE,
         end: End::Any,
     },
+    Case {
+        name: "capabilities: all allowed",
+        quick: false,
+        setup: |machine, made| hello(machine, made, "hello"),
+        expect: &["capabilities: grant table version 1 of at most ", "@result"],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "capabilities: the host's gnttab= narrows",
+        quick: false,
+        setup: |machine, made| {
+            hello(machine, made, "hello")?;
+            machine.cmdline.push_str(" gnttab=max_ver:1 gnttab_max_frames=8 gnttab_max_maptrack_frames=3");
+            Ok(())
+        },
+        expect: &[
+            "capabilities: grant table version 1 of at most 1, transitive false, ",
+            "of 8 frames, 0 of 768 handles",
+            "@result",
+        ],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "capabilities: a domain's gnttab= narrows",
+        quick: false,
+        setup: |machine, made| {
+            module(machine, made, "hello", "domain=one gnttab=no-transitive gnttab_max_frames=4")
+        },
+        expect: &[
+            "capabilities: grant table version 1 of at most ",
+            "transitive false, ",
+            "of 4 frames",
+            "@result",
+        ],
+        never: TROUBLE,
+        end: End::Any,
+    },
     refused(
         "unknown option",
         |machine, made| {

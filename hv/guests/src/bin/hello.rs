@@ -19,7 +19,7 @@ use hv::abi::{features, sched};
 use tollgate_guests::rt::events::{self, check};
 use tollgate_guests::rt::grants::{self, Side};
 use tollgate_guests::rt::memory::{PAGE, gfn, hole, pages, pointer};
-use tollgate_guests::rt::{boot, clock, cpu, hypercall, traps};
+use tollgate_guests::rt::{boot, capabilities, clock, cpu, hypercall, traps};
 use tollgate_guests::{fail, guest, say};
 
 guest!(main);
@@ -31,6 +31,7 @@ fn main() {
     channels();
     reservation();
     own_grants();
+    capabilities();
     vector_state();
     refusals();
     say!("@result {{\"role\":\"hello\",\"ok\":true}}");
@@ -257,6 +258,46 @@ fn own_grants() {
         size[0].nr_frames,
         size[0].max_nr_frames,
         setup32[0].status
+    );
+}
+
+/// What CPUID tells of our grants, held against what the hypercalls say and what we did.
+fn capabilities() {
+    let Some(told) = capabilities::ask() else {
+        say!("capabilities: not told");
+        return;
+    };
+    let mut size = [gnttab::QuerySize { dom: DOMID_SELF, ..Default::default() }];
+    check("GNTTABOP_query_size", hypercall::op_count(gnttab::op::QUERY_SIZE, &mut size));
+    expect("frames by CPUID", told.frames, [size[0].nr_frames, size[0].max_nr_frames]);
+    let mut version = [gnttab::GetVersion { dom: DOMID_SELF, ..Default::default() }];
+    check("GNTTABOP_get_version", hypercall::op_count(gnttab::op::GET_VERSION, &mut version));
+    expect("the version by CPUID", told.version, version[0].version);
+    expect("references by CPUID", told.references, told.frames[0] * gnttab::V1_PER_FRAME);
+    expect("status frames of version 1", told.status_frames, 0);
+    expect("handles in use", told.handles[0], 0);
+    // A mapping more is a handle, a map and an unmap more.
+    let (own, page) = (hypercall::domid(), pages(1));
+    grants::grant(700, own, page, true);
+    let mut maps = [grants::map_request(own, 700, hole(1), true)];
+    grants::map(&mut maps);
+    let during = capabilities::ask().map(|told| told.handles[0]);
+    let mut unmaps = [grants::unmap_request(&maps[0])];
+    grants::unmap(&mut unmaps);
+    expect("statuses", [maps[0].status, unmaps[0].status], [0, 0]);
+    expect("handles while a grant is mapped", during, Some(1));
+    let [maps, unmaps, copies, bytes] = told.done;
+    let after = capabilities::ask().map(|told| (told.handles[0], told.done));
+    expect("what is counted", after, Some((0, [maps + 1, unmaps + 1, copies, bytes])));
+    say!(
+        "capabilities: grant table version {} of at most {}, transitive {}, {} of {} frames, {} of {} handles",
+        told.version,
+        told.max_version,
+        told.transitive,
+        told.frames[0],
+        told.frames[1],
+        told.handles[0],
+        told.handles[1],
     );
 }
 

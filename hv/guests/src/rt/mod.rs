@@ -7,6 +7,7 @@
 use core::arch::global_asm;
 
 pub mod boot;
+pub mod capabilities;
 pub mod clock;
 pub mod console;
 pub mod cpu;

@@ -1,0 +1,60 @@
+//! How much of a table is in use: what a guest learns by CPUID, and what an operator is told.
+//!
+//! A moment's picture, taken without a lock and without a counter of its own: everything in it is read from
+//! what the table keeps anyway, the handles in use from the CPUs' magazines. Numbers read one after the
+//! other need not fit each other while other CPUs work; each of them was true at its moment.
+
+use crate::abi::V1_PER_FRAME;
+use crate::host::Frames;
+use crate::policy::Version;
+use crate::table::Table;
+
+/// What of a table's limits is used, and what its domain may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// The version in force.
+    pub version: Version,
+    /// The highest version `set_version` grants.
+    pub max_version: Version,
+    /// Whether a transitive entry of this table is followed: the policy allows it, and entries can be of that
+    /// kind at all.
+    pub transitive: bool,
+    /// Shared frames.
+    pub frames: u32,
+    /// The most of them (`gnttab_max_frames`).
+    pub max_frames: u32,
+    /// Status frames.
+    pub status_frames: u32,
+    /// References the shared frames hold in the version in force.
+    pub references: u32,
+    /// Grants of other domains mapped by this one.
+    pub handles: u32,
+    /// The most of them.
+    pub max_handles: u32,
+    /// Handles for which there is memory now.
+    pub handle_room: u32,
+}
+
+impl<F: Frames> Table<F> {
+    /// How much of the table is in use now.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let maptrack = self.maptrack();
+        let max_version = self.max_version();
+        let frames = self.frames();
+        Usage {
+            version: self.version(),
+            max_version,
+            transitive: self.policy().transitive() && max_version >= Version::V2,
+            frames,
+            max_frames: self.limits().frames,
+            // Version 1 has none.
+            status_frames: 0,
+            references: frames * V1_PER_FRAME,
+            // Frees seen before their allocations would make the difference larger than the limit.
+            handles: u32::try_from(maptrack.in_use()).unwrap_or(u32::MAX).min(maptrack.limit()),
+            max_handles: maptrack.limit(),
+            handle_room: maptrack.capacity(),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What a table tells of its use.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::*;
+use gnttab_fast::abi::map_flags::{HOST_MAP, READONLY};
+use gnttab_fast::testing::{Machine, MachineBuilder};
+use gnttab_fast::{Domain, Limits, Policy, Version};
+
+fn machine(policy: Policy) -> Machine {
+    let limits = Limits { frames: 4, maptrack_frames: 1 };
+    MachineBuilder { limits, policy, ..MachineBuilder::default() }.build(3)
+}
+
+#[test]
+fn it_follows_growth_and_handles() {
+    let m = machine(Policy::HOST_DEFAULT);
+    let usage = |id| m.domain(id).grants().usage();
+    let fresh = usage(2);
+    assert_eq!((fresh.version, fresh.frames, fresh.max_frames), (Version::V1, 1, 4));
+    assert_eq!((fresh.references, fresh.status_frames), (512, 0));
+    assert_eq!((fresh.handles, fresh.max_handles, fresh.handle_room), (0, 256, 0));
+    m.domain(1).grants().grow_to(3).unwrap();
+    assert_eq!((usage(1).frames, usage(1).references), (3, 1536));
+    for gref in 1..4 {
+        grant(&m, 1, gref, 0, 2, gref);
+    }
+    let handles: Vec<u32> =
+        (1..4).map(|gref| map_ok(&m, 2, 1, gref, HOST_MAP | READONLY, u64::from(20 + gref))).collect();
+    assert_eq!((usage(2).handles, usage(2).handle_room, usage(1).handles), (3, 256, 0));
+    unmap(&m, 2, &[unmap_request(handles[0], 21)]);
+    assert_eq!(usage(2).handles, 2);
+}
+
+#[test]
+fn it_tells_the_policy_as_far_as_it_takes_effect() {
+    for (policy, transitive) in [
+        (Policy::new(Version::V1, true), false),
+        (Policy::new(Version::V1, false), false),
+        (Policy::new(Version::V2, false), false),
+    ] {
+        let m = machine(policy);
+        let usage = m.domain(1).grants().usage();
+        assert_eq!(usage.max_version, m.domain(1).grants().max_version());
+        assert_eq!(usage.transitive, transitive, "{policy}");
+    }
+}
