@@ -11,6 +11,7 @@ mod boot_tests;
 mod capture;
 mod docs;
 mod failure;
+mod gate;
 mod image;
 mod netback;
 mod places;
@@ -51,6 +52,8 @@ enum Verb {
     Netback(netback::NetbackArgs),
     /// Boot domains of your own and show the console
     Run(run::RunArgs),
+    /// Refuse instruction counts that have grown
+    Gate(gate::GateArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Docs(args) => docs::docs(args),
         Verb::Netback(args) => netback::netback(args, cli.no_install),
         Verb::Run(args) => run::run(args, cli.no_install),
+        Verb::Gate(args) => gate::gate(args, cli.no_install),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

@@ -17,7 +17,7 @@ use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
 use crate::process::run;
 use crate::progress::Step;
-use crate::{audit, docs, places, setup};
+use crate::{audit, docs, gate, places, setup};
 
 const CARGO_LIMIT: Duration = Duration::from_secs(1500);
 /// Loom explores every interleaving up to this many preemptions.
@@ -151,6 +151,9 @@ fn steps() -> Vec<TestStep> {
         let (findings, _) = audit::check(&image::build(&ImageArgs::default())?.image)?;
         if findings.is_empty() { Ok(1) } else { Err(stop(Exit::Failed, audit::told(&findings))) }
     }));
+    for part in gate::Part::ALL {
+        steps.push(TestStep::new(format!("gate: {part}"), part.quick(), move || gate::check(part)));
+    }
     for case in boot_tests::CASES {
         steps.push(TestStep::new(format!("boot: {}", case.name), case.quick, || {
             boot_tests::run(case, &image::build(&ImageArgs::default())?).map(|()| 1)
