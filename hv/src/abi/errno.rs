@@ -36,6 +36,8 @@ pub enum Errno {
     EINVAL = 22,
     /// No space left.
     ENOSPC = 28,
+    /// Argument out of the function's domain.
+    EDOM = 33,
     /// Result out of range.
     ERANGE = 34,
     /// Not implemented.
@@ -46,6 +48,8 @@ pub enum Errno {
     ETIME = 62,
     /// Value too large.
     EOVERFLOW = 75,
+    /// Illegal byte sequence: Xen's word for a continuation that makes no sense.
+    EILSEQ = 84,
     /// Operation not supported.
     EOPNOTSUPP = 95,
 }

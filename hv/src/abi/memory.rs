@@ -51,6 +51,15 @@ pub const MAPSPACE_DEV_MMIO: u32 = 5;
 /// `XENMAPIDX_grant_table_status`: index bit that names a status frame.
 pub const MAPIDX_GRANT_TABLE_STATUS: u64 = 0x8000_0000;
 
+/// `XENMEM_resource_grant_table`
+pub const RESOURCE_GRANT_TABLE: u16 = 1;
+/// `XENMEM_resource_vmtrace_buf`
+pub const RESOURCE_VMTRACE_BUF: u16 = 2;
+/// `XENMEM_resource_grant_table_id_shared`
+pub const RESOURCE_GRANT_TABLE_SHARED: u32 = 0;
+/// `XENMEM_resource_grant_table_id_status`
+pub const RESOURCE_GRANT_TABLE_STATUS: u32 = 1;
+
 abi_struct! {
     /// `xen_memory_reservation`, 64-bit.
     Reservation {
@@ -156,6 +165,27 @@ pub struct E820Entry {
 }
 layout!(E820Entry, size 20, kind @ 16);
 
+abi_struct! {
+    /// `xen_mem_acquire_resource`, 64-bit.
+    AcquireResource {
+        /// Whose resource: another domain's.
+        domid: u16,
+        /// `XENMEM_resource_*`
+        kind: u16,
+        /// Which of that kind.
+        id: u32,
+        /// IN: frames; OUT, when the size was asked: how many there can be.
+        nr_frames: u32,
+        /// Zero.
+        pad: u32,
+        /// The first frame.
+        frame: u64,
+        /// Guest address of the gfns (`xen_pfn_t`); 0 asks the size.
+        frame_list: u64,
+    }
+}
+layout!(AcquireResource, size 32, kind @ 2, id @ 4, nr_frames @ 8, pad @ 12, frame @ 16, frame_list @ 24);
+
 /// The layouts of a 32-bit guest.
 pub mod compat {
     use super::super::{abi_struct, layout};
@@ -229,6 +259,29 @@ pub mod compat {
         }
     }
     layout!(RemoveFromPhysmap, size 8, gpfn @ 4);
+
+    abi_struct! {
+        /// `xen_mem_acquire_resource`: its 64-bit number is aligned to 4 bytes only.
+        AcquireResource {
+            /// Whose resource: another domain's.
+            domid: u16,
+            /// `XENMEM_resource_*`
+            kind: u16,
+            /// Which of that kind.
+            id: u32,
+            /// IN: frames; OUT, when the size was asked: how many there can be.
+            nr_frames: u32,
+            /// Zero.
+            pad: u32,
+            /// The first frame: low half.
+            frame_low: u32,
+            /// High half.
+            frame_high: u32,
+            /// Guest address of the gfns; 0 asks the size.
+            frame_list: u32,
+        }
+    }
+    layout!(AcquireResource, size 28, nr_frames @ 8, frame_low @ 16, frame_list @ 24);
 
     abi_struct! {
         /// `xen_memory_map`

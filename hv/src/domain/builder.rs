@@ -20,7 +20,7 @@ use super::{
     layout,
     vcpu::Vcpu,
 };
-use crate::abi::hvm::start_info::{MAGIC, MemmapEntry, ModlistEntry, StartInfo};
+use crate::abi::hvm::start_info::{MAGIC, MemmapEntry, ModlistEntry, SIF_PRIVILEGED, StartInfo};
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{
     frames::{self, Owner},
@@ -144,6 +144,7 @@ pub fn build(
     }
     let domain = Domain::new(super::Parts {
         id,
+        control: config.control,
         name: config.name,
         p2m,
         tlb: DomainTlb::new(id),
@@ -243,7 +244,8 @@ fn load(
     let start_info = StartInfo {
         magic: MAGIC,
         version: 1,
-        flags: 0,
+        // The hardware is not the control domain's, so it is not Xen's "initial domain".
+        flags: if domain.control { SIF_PRIVILEGED } else { 0 },
         nr_modules: u32::from(data.is_some()),
         modlist_paddr: if data.is_some() { plan.modlist } else { 0 },
         cmdline_paddr: plan.cmdline,

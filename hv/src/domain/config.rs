@@ -1,7 +1,7 @@
 //! The string of a boot module: which domain it is, and how large.
 //!
 //! ```text
-//! <file> domain=NAME [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
+//! <file> domain=NAME [control] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
 //!        [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
 //! <file> data
 //! ```
@@ -39,6 +39,8 @@ pub enum Role<'a> {
 pub struct Config<'a> {
     /// Its name.
     pub name: ArrayString<NAME_MAX>,
+    /// It is the control domain: number 0, with power over the others.
+    pub control: bool,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// How many vCPUs.
@@ -112,6 +114,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
     words.next().ok_or(missing("the module string is empty; it begins with the file name"))?;
     let mut config = Config {
         name: ArrayString::new(),
+        control: false,
         memory: 64 << 20,
         vcpus: 1,
         cpus: CpuSet::ALL,
@@ -130,6 +133,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
         last = word;
         match word.split_once('=') {
             None if word == "data" => is_data = true,
+            None if word == "control" => config.control = true,
             Some(("domain", value)) => {
                 config.name = name(value).ok_or(bad("a name is 1 to 31 letters, digits, '-', '_' or '.'"))?;
             }
@@ -155,17 +159,15 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("data", value)) if !value.is_empty() => config.data = Some(basename(value)),
             _ => {
                 return Err(bad(
-                    "no such word in a module string; known: domain= mem= vcpus= cpus= gnttab= \
+                    "no such word in a module string; known: domain= control mem= vcpus= cpus= gnttab= \
                      gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
                 ));
             }
         }
     }
     match (is_data, config.name.is_empty()) {
-        (true, true) => Ok(Role::Data),
-        (true, false) => {
-            Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") })
-        }
+        (true, true) if !config.control => Ok(Role::Data),
+        (true, _) => Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") }),
         (false, false) => Ok(Role::Domain(config)),
         (false, true) => Err(missing("neither 'domain=NAME' nor 'data' stands in the module string")),
     }
@@ -276,16 +278,17 @@ mod tests {
         assert_eq!(&*config.name, "back");
         assert_eq!((config.memory, config.vcpus), (64 << 20, 1));
         assert_eq!((config.cpus, config.data, config.cmdline), (CpuSet::ALL, None, ""));
+        assert!(!config.control);
         assert_eq!(config.grants.policy, Policy::HOST_DEFAULT);
     }
 
     #[test]
     fn every_word_is_understood() {
         let config = domain(
-            "k domain=d.1 mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
+            "k domain=d.1 control mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
              gnttab_max_maptrack_frames=9 data=/x/trace.bin --  a=1 -- b ",
         );
-        assert_eq!((config.memory, config.vcpus), (1 << 30, 4));
+        assert_eq!((config.memory, config.vcpus, config.control), (1 << 30, 4, true));
         assert!(config.cpus.contains(3) && !config.cpus.contains(2));
         assert_eq!(config.grants.policy, Policy::new(Version::V1, false));
         assert_eq!((config.grants.max_frames, config.grants.max_maptrack_frames), (8, 9));
@@ -327,6 +330,8 @@ mod tests {
             ("domain=a gnttab_max_frames=0", "'gnttab_max_frames=0'"),
             ("domain=a data=", "'data='"),
             ("domain=a data", "'data'"),
+            ("control data", "'data'"),
+            ("domain=a control=1", "'control=1'"),
             ("domain=a memory=64M", "'memory=64M'"),
         ] {
             let string = format!("k {words}");

@@ -21,18 +21,30 @@ use crate::{epoch, info, pvclock, sched};
 /// with every default.
 const ALONE: &str = "kernel domain=guest";
 
+/// The number of the control domain, of which there is one at most.
+const CONTROL: DomId = DomId(0);
+
 /// Builds every domain the modules describe, then starts them. Domain numbers are given in module order
-/// from 1; 0 is kept for a control domain.
+/// from 1; 0 is the control domain's.
 pub fn launch(modules: &[Module], options: &Options) {
     lifecycle::set_when_done(options.when_done);
     let mut next = 1u16;
+    let mut control = false;
     for (index, module) in modules.iter().enumerate() {
         let alone = modules.len() == 1 && module.string.trim().is_empty();
         match config::parse(if alone { ALONE } else { module.string }, options) {
             Ok(Role::Data) => {}
             Ok(Role::Domain(config)) => {
-                build(DomId(next), module, &config, modules, options);
-                next += 1;
+                let id = if config.control { CONTROL } else { DomId(next) };
+                if config.control && control {
+                    boot::fail(format_args!(
+                        "domain '{}': there is a control domain already; take 'control' out of one module string",
+                        config.name
+                    ));
+                }
+                build(id, module, &config, modules, options);
+                control |= config.control;
+                next += u16::from(!config.control);
             }
             Err(bad) => boot::fail(format_args!(
                 "module {} ('{}'): {bad}",
@@ -41,7 +53,7 @@ pub fn launch(modules: &[Module], options: &Options) {
             )),
         }
     }
-    if next == 1 {
+    if next == 1 && !control {
         boot::fail(format_args!(
             "no domain to run: give a boot module with the string '<file> domain=NAME mem=64M -- arguments'"
         ));

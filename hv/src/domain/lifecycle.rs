@@ -270,9 +270,13 @@ fn bury(id: DomId) -> bool {
 /// Gives back the frames of a leaf of a dead domain's p2m. Leaves of its own memory and of the frames it shares
 /// with the hypervisor hold a reference each; a grant mapping's is its handle's.
 fn drop_leaf(leaf: P2mEntry, order: u8) {
-    if !matches!(leaf.kind, P2mKind::GrantRw | P2mKind::GrantRo) {
-        for page in 0..1u64 << order {
-            frames::put_ref(Mfn(leaf.mfn.0 + page));
+    match leaf.kind {
+        P2mKind::GrantRw | P2mKind::GrantRo => {}
+        P2mKind::Foreign => grant_table::foreign_removed(leaf.mfn),
+        P2mKind::RamRw | P2mKind::RamRo | P2mKind::Shared => {
+            for page in 0..1u64 << order {
+                frames::put_ref(Mfn(leaf.mfn.0 + page));
+            }
         }
     }
 }

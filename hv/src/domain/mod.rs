@@ -73,6 +73,8 @@ pub enum Life {
 pub struct Domain {
     /// Its number.
     pub id: DomId,
+    /// It is the control domain: what Xen's access checks let dom0 do to others, it may.
+    pub control: bool,
     /// Its name from the module string.
     pub name: ArrayString<NAME_MAX>,
     /// Guest frames to machine frames. Every present entry that is no grant mapping owns one reference to
@@ -119,6 +121,7 @@ pub struct Domain {
 /// What a domain is made of.
 pub(super) struct Parts {
     pub id: DomId,
+    pub control: bool,
     pub name: ArrayString<NAME_MAX>,
     pub p2m: P2m,
     pub tlb: DomainTlb,
@@ -134,6 +137,7 @@ impl Domain {
     fn new(parts: Parts) -> Self {
         let domain = Self {
             id: parts.id,
+            control: parts.control,
             name: parts.name,
             p2m: parts.p2m,
             tlb: parts.tlb,

@@ -14,7 +14,7 @@ use gnttab_fast::types::DomId;
 use super::Domain;
 use maptrack::index_nospec;
 
-/// Numbers a domain can have: `1..MAX_DOMAINS`.
+/// Numbers a domain can have: `0..MAX_DOMAINS`.
 pub const MAX_DOMAINS: usize = 64;
 
 static TABLE: [Atomic<Arc<Domain>>; MAX_DOMAINS] = [const { Atomic::null() }; MAX_DOMAINS];

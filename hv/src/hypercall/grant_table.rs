@@ -8,7 +8,8 @@
 //! # At a domain's death
 //! [`release_step`] first lets a grace period pass, so that every operation that found the domain alive has
 //! ended; then gives back what it had mapped; then waits for the others to unmap what it had granted. Until
-//! then the domain stays in the table of domains, for their unmaps must find it.
+//! then the domain stays in the table of domains, for their unmaps must find it. Frames of the table itself that
+//! the control domain holds are waited for in the same way.
 #![forbid(unsafe_code)]
 
 use core::cell::Cell;
@@ -25,7 +26,7 @@ use gnttab_fast::{
 
 use super::{Call, Outcome};
 use crate::abi::errno::Errno;
-use crate::abi::grant_table::op as ops;
+use crate::abi::{grant_table::op as ops, memory};
 use crate::arch::x86::percpu;
 use crate::domain::{self, Domain, GrantLimits, lifecycle};
 use crate::mm::frames::Owner;
@@ -67,6 +68,8 @@ pub struct GrantTable {
     stage: Arc<AtomicU32>,
     /// Where the present stage goes on.
     cursor: AtomicU32,
+    /// Places in other domains' p2ms where frames of this table stand.
+    foreign: AtomicU32,
 }
 
 impl fmt::Debug for GrantTable {
@@ -93,7 +96,12 @@ impl GrantTable {
             percpu::cpus_online(),
         )
         .map_err(errno_of)?;
-        Ok(Self { table, stage: Arc::new(AtomicU32::new(stage::ALIVE)), cursor: AtomicU32::new(0) })
+        Ok(Self {
+            table,
+            stage: Arc::new(AtomicU32::new(stage::ALIVE)),
+            cursor: AtomicU32::new(0),
+            foreign: AtomicU32::new(0),
+        })
     }
 
     /// The table itself.
@@ -155,12 +163,17 @@ impl gnttab_fast::Domain for Domain {
         if let Some(old) = old {
             // The guest maps over its own memory: that is gone, once no CPU reaches it any more.
             tlb::flush_domain(&self.tlb);
-            if old.kind.is_ram() {
-                self.pages.fetch_sub(1, Ordering::Relaxed);
-            } else {
-                self.grants.table.displace(gfn);
+            match old.kind {
+                P2mKind::Foreign => foreign_removed(old.mfn),
+                kind => {
+                    if kind.is_ram() {
+                        self.pages.fetch_sub(1, Ordering::Relaxed);
+                    } else {
+                        self.grants.table.displace(gfn);
+                    }
+                    frames::put_ref(old.mfn);
+                }
             }
-            frames::put_ref(old.mfn);
         }
         Ok(())
     }
@@ -222,8 +235,7 @@ impl Host for View<'_> {
     }
 
     fn controls(&self, _: &Domain) -> bool {
-        // There is no control domain yet: everybody manages the own table only.
-        false
+        self.caller.control
     }
 
     #[inline]
@@ -400,14 +412,96 @@ const fn low32(word: u64) -> u32 {
     word as u32
 }
 
+/// What `XENMEM_acquire_resource` can be asked of a grant table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resource {
+    /// Shared frames.
+    Shared,
+    /// Status frames, of which version 1 has none.
+    Status,
+}
+
+impl Resource {
+    /// By its number in the ABI.
+    #[must_use]
+    pub const fn new(id: u32) -> Option<Self> {
+        match id {
+            memory::RESOURCE_GRANT_TABLE_SHARED => Some(Self::Shared),
+            memory::RESOURCE_GRANT_TABLE_STATUS => Some(Self::Status),
+            _ => None,
+        }
+    }
+
+    /// The most frames of it there can be.
+    #[must_use]
+    pub fn most(self, owner: &Domain) -> u32 {
+        let frames = owner.grants.table.limits().frames;
+        match self {
+            Self::Shared => frames,
+            Self::Status => frames.div_ceil(SHARED_PER_STATUS),
+        }
+    }
+
+    /// Makes sure that frame `index` is there.
+    ///
+    /// # Errors
+    /// `EINVAL`: it cannot be, or there is no memory for it.
+    pub fn grow(self, owner: &Domain, index: u32) -> Result<(), Errno> {
+        self.frame(owner, index).map(|_| ())
+    }
+
+    fn frame(self, owner: &Domain, index: u32) -> Result<Mfn, Errno> {
+        match self {
+            Self::Shared => owner.grants.table.shared_frame(index).map_err(|_| Errno::EINVAL),
+            // The table is of version 1.
+            Self::Status => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// Shared frames of version 2 whose entries have their status in one status frame.
+const SHARED_PER_STATUS: u32 = 8;
+
+/// Takes a frame of the owner's table for a place in another domain's p2m: a reference to it, and a count in
+/// the owner, until [`foreign_removed`]. Under the guard that found the owner.
+///
+/// # Errors
+/// `EINVAL` if there is no such frame, or no more; `ESRCH` if the owner is dying.
+pub fn foreign_added(owner: &Domain, resource: Resource, index: u32) -> Result<Mfn, Errno> {
+    if owner.is_dying() {
+        return Err(Errno::ESRCH);
+    }
+    let mfn = resource.frame(owner, index)?;
+    if !frames::get_ref(mfn, owner.id) {
+        return Err(Errno::EINVAL);
+    }
+    owner.grants.foreign.fetch_add(1, Ordering::Relaxed);
+    Ok(mfn)
+}
+
+/// The opposite of [`foreign_added`], once no CPU reaches the frame by that place any more.
+pub fn foreign_removed(mfn: Mfn) {
+    let guard = epoch::pin();
+    // Our reference keeps it the owner's; our count keeps the owner in the table of domains.
+    let owner = match frames::owner(mfn) {
+        Some(Owner::Domain(id)) => domain::table::get(id, &guard),
+        _ => None,
+    };
+    frames::put_ref(mfn);
+    if let Some(owner) = owner {
+        // Release: who sees zero sees the reference gone.
+        owner.grants.foreign.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// The frame `XENMEM_add_to_physmap` names in `XENMAPSPACE_grant_table`; the table grows up to its limit for
 /// it. The domain's, with the table's reference to it.
 ///
 /// # Errors
-/// `EINVAL` beyond the limit, `ENOMEM`.
+/// `EINVAL` beyond the limit or without memory to grow.
 pub fn physmap_frame(domain: &Domain, index: u64) -> Result<Mfn, Errno> {
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
-    domain.grants.table.shared_frame(index).map_err(errno_of)
+    Resource::Shared.frame(domain, index)
 }
 
 /// Records that shared frame `index` now stands at `gfn`. Returns where it stood before: the caller takes it
@@ -427,7 +521,7 @@ pub fn physmap_removed(domain: &Domain, gfn: Gfn) {
 /// a time.
 pub fn release_step(domain: &Domain) -> bool {
     debug_assert!(domain.is_dying());
-    let GrantTable { table, stage, cursor } = &domain.grants;
+    let GrantTable { table, stage, cursor, foreign } = &domain.grants;
     let guard = epoch::pin();
     match stage.load(Ordering::Acquire) {
         stage::ALIVE => {
@@ -454,7 +548,8 @@ pub fn release_step(domain: &Domain) -> bool {
             false
         }
         _ => match table.find_pinned(Gref(cursor.load(Ordering::Relaxed)), ENTRIES) {
-            Scan::Clear => true,
+            // Frames of the table that others hold go back with their last reference, which must still find us.
+            Scan::Clear => foreign.load(Ordering::Acquire) == 0,
             Scan::More(next) => {
                 cursor.store(next.0, Ordering::Relaxed);
                 false

@@ -1,5 +1,8 @@
 //! `memory_op` (public/memory.h): a guest's own physical address space.
 //!
+//! Reservations are here; what else a guest sees in its map is in [`physmap`], frames of other domains' grant
+//! tables in [`resource`]. A domain manages itself; the control domain manages others too ([`Call::target`]).
+//!
 //! Extents are worked through one at a time with a look at the clock between them; how many are done stands in
 //! the bits of the command above the operation, as the ABI has it, and at the end in the result. Frames that
 //! leave the guest are collected, and given back only after one flush for all of them.
@@ -9,22 +12,26 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use gnttab_fast::types::{Gfn, Mfn};
+use spin::MutexGuard;
 
 use super::{Call, Outcome, grant_table};
 use crate::{
     abi::{
         errno::Errno,
-        memory::{self as abi, E820Entry, MAPSPACE_GRANT_TABLE, MAPSPACE_SHARED_INFO, compat, op},
+        memory::{self as abi, E820Entry, compat, op},
     },
     domain::{Domain, layout},
     mm::{
         frames::{self, Owner},
-        p2m::{MAX_GFN, ORDER_2M, P2mEntry, P2mError, P2mKind},
+        p2m::{MAX_GFN, ORDER_2M, P2mEntry, P2mKind},
         tlb,
     },
     sched,
     vt::Width,
 };
+
+mod physmap;
+mod resource;
 
 /// Frames given back with one flush.
 const BATCH: usize = 64;
@@ -38,7 +45,9 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         which @ (op::INCREASE_RESERVATION | op::DECREASE_RESERVATION | op::POPULATE_PHYSMAP) => {
             reservation(call, which, arg, done)
         }
-        op::ADD_TO_PHYSMAP_BATCH => add_batch(call, arg, done),
+        op::ADD_TO_PHYSMAP_BATCH => physmap::add_batch(call, arg, done),
+        op::ADD_TO_PHYSMAP => physmap::add(call, arg, done).map(|()| Outcome::Done(0)),
+        op::ACQUIRE_RESOURCE => resource::acquire(call, arg, done),
         // The others are short: no bits above the operation.
         _ if done != 0 => Err(Errno::EINVAL),
         which => short(call, which, arg).map(Outcome::Done),
@@ -47,42 +56,19 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
 }
 
 fn short(call: &Call<'_>, which: u32, arg: u64) -> Result<i64, Errno> {
-    let domain = call.domain;
     let count = |frames: u64| i64::try_from(frames).map_err(|_| Errno::EOVERFLOW);
     match which {
         op::MAXIMUM_RAM_PAGE => count(frames::stats().total),
-        op::CURRENT_RESERVATION => {
-            call.only_self(call.read::<u16>(arg)?)?;
-            count(domain.pages.load(Ordering::Relaxed))
-        }
-        op::MAXIMUM_RESERVATION => {
-            call.only_self(call.read::<u16>(arg)?)?;
-            count(domain.max_frames)
-        }
-        op::MAXIMUM_GPFN => {
-            call.only_self(call.read::<u16>(arg)?)?;
-            count(layout::map(domain.ram_end).last().map_or(0, |range| (range.end >> 12) - 1))
+        op::CURRENT_RESERVATION | op::MAXIMUM_RESERVATION | op::MAXIMUM_GPFN => {
+            let domain = call.target(call.read::<u16>(arg)?)?;
+            count(match which {
+                op::CURRENT_RESERVATION => domain.pages.load(Ordering::Relaxed),
+                op::MAXIMUM_RESERVATION => domain.max_frames,
+                _ => layout::map(domain.ram_end).last().map_or(0, |range| (range.end >> 12) - 1),
+            })
         }
         op::MEMORY_MAP => memory_map(call, arg).map(|()| 0),
-        op::ADD_TO_PHYSMAP => {
-            let request = add_request(call, arg)?;
-            call.only_self(request.domid)?;
-            add_one(call, request.space, request.idx, Gfn(request.gpfn)).map(|()| 0)
-        }
-        op::REMOVE_FROM_PHYSMAP => {
-            let (domid, gpfn) = match call.width {
-                Width::Bits64 => {
-                    let request: abi::RemoveFromPhysmap = call.read(arg)?;
-                    (request.domid, request.gpfn)
-                }
-                Width::Bits32 => {
-                    let request: compat::RemoveFromPhysmap = call.read(arg)?;
-                    (request.domid, u64::from(request.gpfn))
-                }
-            };
-            call.only_self(domid)?;
-            remove_one(domain, Gfn(gpfn)).map(|()| 0)
-        }
+        op::REMOVE_FROM_PHYSMAP => physmap::remove(call, arg).map(|()| 0),
         other => {
             call.refuse("memory_op", u64::from(other));
             Err(Errno::ENOSYS)
@@ -132,21 +118,23 @@ fn reservation_request(call: &Call<'_>, arg: u64) -> Result<abi::Reservation, Er
     })
 }
 
-/// Goes through the extents. The result is how many are done: an error ends it there, as the ABI has it.
+/// Goes through the extents. The result is how many are done: an error ends it there, and is not told, as the
+/// ABI has it.
 fn reservation(call: &Call<'_>, which: u32, arg: u64, mut done: u64) -> Result<Outcome, Errno> {
-    let request = reservation_request(call, arg)?;
-    call.only_self(request.domid)?;
+    let so_far = |done| Ok(Outcome::Done(i64::try_from(done).unwrap_or(0)));
+    let Ok(request) = reservation_request(call, arg) else { return so_far(done) };
     // What the continuation bits of a 32-bit command can count.
-    if request.nr_extents > u64::from(u32::MAX >> op::EXTENT_SHIFT) || done > request.nr_extents {
-        return Ok(Outcome::Done(0));
+    if request.nr_extents > u64::from(u32::MAX >> op::EXTENT_SHIFT) || done >= request.nr_extents {
+        return so_far(done);
     }
+    let Ok(domain) = call.target(request.domid) else { return so_far(done) };
     // A translated guest's frames have no name but their gfn: to get more it populates its physmap.
     if request.extent_order > u32::from(ORDER_2M) || which == op::INCREASE_RESERVATION {
-        return Ok(Outcome::Done(i64::try_from(done).unwrap_or(0)));
+        return so_far(done);
     }
     let first = done;
-    let _changes = call.domain.memory_lock.lock();
-    let mut leaving = Leaving { domain: call.domain, frames: ArrayVec::new() };
+    let Ok(_changes) = changes(domain) else { return so_far(done) };
+    let mut leaving = Leaving { domain, frames: ArrayVec::new() };
     while done < request.nr_extents {
         if done > first && sched::should_yield() {
             let [_, arg, ..] = call.args;
@@ -154,22 +142,32 @@ fn reservation(call: &Call<'_>, which: u32, arg: u64, mut done: u64) -> Result<O
         }
         let Ok(gfn) = call.read_word(request.extent_start, done) else { break };
         let extent = if which == op::POPULATE_PHYSMAP {
-            populate(call.domain, gfn, request.extent_order, &mut leaving)
+            populate(domain, gfn, request.extent_order, &mut leaving)
         } else {
-            decrease(call.domain, gfn, request.extent_order, &mut leaving)
+            decrease(domain, gfn, request.extent_order, &mut leaving)
         };
         if extent.is_err() {
             break;
         }
         done += 1;
     }
-    Ok(Outcome::Done(i64::try_from(done).unwrap_or(0)))
+    so_far(done)
+}
+
+/// The right to change a domain's physical map, for as long as it is held.
+///
+/// # Errors
+/// `ESRCH` for a domain that is dying: its map is being taken apart. Who got the right before that has ended
+/// when it begins, since a grace period lies between ([`grant_table::release_step`]).
+fn changes(domain: &Domain) -> Result<MutexGuard<'_, ()>, Errno> {
+    let guard = domain.memory_lock.lock();
+    if domain.is_dying() { Err(Errno::ESRCH) } else { Ok(guard) }
 }
 
 /// Frames that have left a guest's p2m but may stand in a TLB. Given back when full and at the end.
 struct Leaving<'a> {
     domain: &'a Domain,
-    frames: ArrayVec<Mfn, BATCH>,
+    frames: ArrayVec<P2mEntry, BATCH>,
 }
 
 impl Leaving<'_> {
@@ -178,12 +176,14 @@ impl Leaving<'_> {
         if self.frames.is_full() {
             self.flush();
         }
-        if entry.kind.is_ram() {
-            self.domain.pages.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            grant_table::physmap_removed(self.domain, gfn);
+        match entry.kind {
+            P2mKind::Foreign => {}
+            kind if kind.is_ram() => {
+                self.domain.pages.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => grant_table::physmap_removed(self.domain, gfn),
         }
-        self.frames.push(entry.mfn);
+        self.frames.push(entry);
     }
 
     fn flush(&mut self) {
@@ -191,8 +191,12 @@ impl Leaving<'_> {
             return;
         }
         tlb::flush_domain(&self.domain.tlb);
-        for mfn in self.frames.drain(..) {
-            frames::put_ref(mfn);
+        for entry in self.frames.drain(..) {
+            if entry.kind == P2mKind::Foreign {
+                grant_table::foreign_removed(entry.mfn);
+            } else {
+                frames::put_ref(entry.mfn);
+            }
         }
     }
 }
@@ -257,113 +261,4 @@ fn decrease(domain: &Domain, gfn: u64, order: u32, leaving: &mut Leaving<'_>) ->
         leaving.add(Gfn(gfn), old.ok_or(Errno::EINVAL)?);
     }
     Ok(())
-}
-
-/// An add request in the 64-bit layout.
-fn add_request(call: &Call<'_>, arg: u64) -> Result<abi::AddToPhysmap, Errno> {
-    Ok(match call.width {
-        Width::Bits64 => call.read(arg)?,
-        Width::Bits32 => {
-            let request: compat::AddToPhysmap = call.read(arg)?;
-            abi::AddToPhysmap {
-                domid: request.domid,
-                size: request.size,
-                space: request.space,
-                idx: request.idx.into(),
-                gpfn: request.gpfn.into(),
-            }
-        }
-    })
-}
-
-/// Maps a frame of the shared info or the grant table into the guest. What stood there is given back.
-fn add_one(call: &Call<'_>, space: u32, index: u64, gfn: Gfn) -> Result<(), Errno> {
-    let domain = call.domain;
-    if gfn.0 >= MAX_GFN {
-        return Err(Errno::EINVAL);
-    }
-    let mfn = match space {
-        MAPSPACE_SHARED_INFO if index == 0 => domain.shared_info.mfn(),
-        MAPSPACE_SHARED_INFO => return Err(Errno::EINVAL),
-        MAPSPACE_GRANT_TABLE => grant_table::physmap_frame(domain, index)?,
-        other => {
-            // Frames of other domains, devices, or a second name for an own frame: nobody here may have them.
-            call.refuse("XENMAPSPACE", u64::from(other));
-            return Err(Errno::ENOSYS);
-        }
-    };
-    let _changes = domain.memory_lock.lock();
-    // The p2m's entry holds a reference of its own.
-    if !frames::get_ref(mfn, domain.id) {
-        return Err(Errno::EINVAL);
-    }
-    let old = domain.p2m.set_if(gfn, mfn, P2mKind::Shared, may_replace).map_err(|why| {
-        frames::put_ref(mfn);
-        if why == P2mError::NoMemory { Errno::ENOMEM } else { Errno::EINVAL }
-    })?;
-    let mut leaving = Leaving { domain, frames: ArrayVec::new() };
-    if let Some(old) = old {
-        leaving.add(gfn, old);
-    }
-    if space == MAPSPACE_SHARED_INFO {
-        domain.latch_width(call.width);
-    } else if let Some(before) = grant_table::physmap_placed(domain, index, gfn) {
-        // A frame stands in one place: it has moved.
-        let same = |entry: P2mEntry| entry.mfn == mfn && entry.kind == P2mKind::Shared;
-        // Not split from anything, so nothing to be short of; should it fail, it just stays there too.
-        if let Ok(Some(entry)) = domain.p2m.clear_if(before, same) {
-            leaving.add(before, entry);
-        }
-    }
-    Ok(())
-}
-
-fn remove_one(domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
-    if gfn.0 >= MAX_GFN {
-        return Err(Errno::EINVAL);
-    }
-    let _changes = domain.memory_lock.lock();
-    let ours = |entry: P2mEntry| may_replace(Some(entry));
-    let old = domain.p2m.clear_if(gfn, ours).map_err(|_| Errno::ENOMEM)?.ok_or(Errno::ENOENT)?;
-    let mut leaving = Leaving { domain, frames: ArrayVec::new() };
-    leaving.add(gfn, old);
-    Ok(())
-}
-
-/// `XENMEM_add_to_physmap_batch`: each element has its own result.
-fn add_batch(call: &Call<'_>, arg: u64, first: u64) -> Result<Outcome, Errno> {
-    let request: abi::AddToPhysmapBatch = match call.width {
-        Width::Bits64 => call.read(arg)?,
-        Width::Bits32 => {
-            let request: compat::AddToPhysmapBatch = call.read(arg)?;
-            abi::AddToPhysmapBatch {
-                domid: request.domid,
-                space: request.space,
-                size: request.size,
-                u: request.u,
-                idxs: request.idxs.into(),
-                gpfns: request.gpfns.into(),
-                errs: request.errs.into(),
-            }
-        }
-    };
-    call.only_self(request.domid)?;
-    if request.u != 0 {
-        return Err(Errno::EINVAL);
-    }
-    for index in first..u64::from(request.size) {
-        if index > first && sched::should_yield() {
-            let [_, arg, ..] = call.args;
-            let cmd = u64::from(op::ADD_TO_PHYSMAP_BATCH) | index << op::EXTENT_SHIFT;
-            return Ok(Outcome::Again([cmd, arg, 0, 0, 0, 0]));
-        }
-        let idx = call.read_word(request.idxs, index)?;
-        let gfn = call.read_word(request.gpfns, index)?;
-        let result = match add_one(call, u32::from(request.space), idx, Gfn(gfn)) {
-            Ok(()) => 0,
-            Err(error) => -(error as i32),
-        };
-        call.write(request.errs.wrapping_add(index * 4), &result)?;
-    }
-    Ok(Outcome::Done(0))
 }

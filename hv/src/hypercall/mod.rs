@@ -9,6 +9,7 @@
 use alloc::sync::Arc;
 
 use crossbeam_epoch::Guard;
+use gnttab_fast::types::DomId;
 use maptrack::index_nospec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -18,7 +19,7 @@ use crate::{
         xen::{DOMID_SELF, hypercall as nr},
     },
     arch::x86::percpu,
-    domain::{Domain, Vcpu},
+    domain::{self, Domain, Vcpu},
     epoch,
     mm::guest::{Fault, GuestSpace},
     rate_limited,
@@ -226,12 +227,25 @@ impl Call<'_> {
         }
     }
 
-    /// Does this `domid_t` stand for the caller?
+    /// Does this `domid_t` stand for the caller? For what not even the control domain does to others here.
     ///
     /// # Errors
-    /// `EPERM`: another domain, over which no domain has power here.
+    /// `EPERM`: another domain.
     pub fn only_self(&self, domid: u16) -> Result<(), Errno> {
         if domid == DOMID_SELF || domid == self.domain.id.0 { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    /// The domain a `domid_t` stands for, if the caller may manage it: itself, or any for the control domain
+    /// (Xen's `XSM_TARGET`).
+    ///
+    /// # Errors
+    /// `ESRCH`: there is none; `EPERM`: the caller has no power over it.
+    pub fn target(&self, domid: u16) -> Result<&Domain, Errno> {
+        if domid == DOMID_SELF || domid == self.domain.id.0 {
+            return Ok(self.domain);
+        }
+        let other = domain::table::get(DomId(domid), self.guard).ok_or(Errno::ESRCH)?;
+        if self.domain.control { Ok(other) } else { Err(Errno::EPERM) }
     }
 
     /// Logs, at a bounded rate, an operation that is not there.

@@ -59,6 +59,8 @@ pub enum P2mKind {
     GrantRw,
     /// Another domain's frame, mapped by grant, read-only.
     GrantRo,
+    /// A frame of another domain's grant table, mapped by the control domain.
+    Foreign,
 }
 
 impl P2mKind {
@@ -69,6 +71,7 @@ impl P2mKind {
             Self::Shared => 3,
             Self::GrantRw => 4,
             Self::GrantRo => 5,
+            Self::Foreign => 6,
         };
         let write = if self.writable() { WRITE } else { 0 };
         // What others write, or wrote, is data.
@@ -83,6 +86,7 @@ impl P2mKind {
             3 => Some(Self::Shared),
             4 => Some(Self::GrantRw),
             5 => Some(Self::GrantRo),
+            6 => Some(Self::Foreign),
             _ => None,
         }
     }
@@ -90,7 +94,7 @@ impl P2mKind {
     /// May the guest write through it?
     #[must_use]
     pub const fn writable(self) -> bool {
-        matches!(self, Self::RamRw | Self::Shared | Self::GrantRw)
+        matches!(self, Self::RamRw | Self::Shared | Self::GrantRw | Self::Foreign)
     }
 
     /// Is it the domain's own memory, which it may grant?
@@ -472,6 +476,7 @@ mod tests {
             (P2mKind::Shared, true, false),
             (P2mKind::GrantRw, true, false),
             (P2mKind::GrantRo, false, false),
+            (P2mKind::Foreign, true, false),
         ] {
             let bits = leaf(Mfn(0x1234), kind);
             assert_eq!(decode(bits, 0), entry(0x1234, kind));

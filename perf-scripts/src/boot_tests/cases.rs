@@ -309,6 +309,49 @@ pub const CASES: &[Case] = &[
         &["d1 back: says it has crashed", "leaked frames: 0", "@fail no progress", "leaked frames: 0"],
     ),
     Case {
+        name: "control: another domain's grant table",
+        quick: false,
+        setup: |machine, made| control(machine, made, "peer=1"),
+        expect: &[
+            "d0 ctl: 64 MiB",
+            "d1 peer: powered off",
+            "control: lets go",
+            "d1 peer: leaked frames: 0",
+            "d0 ctl: leaked frames: 0",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "control: dies with frames of another domain",
+        quick: false,
+        setup: |machine, made| control(machine, made, "peer=1 mode=die"),
+        expect: &["goes with the frames mapped", "leaked frames: 0", "leaked frames: 0", "switching off"],
+        never: LEFT_OVERS,
+        end: End::Off,
+    },
+    Case {
+        name: "control: refused to others",
+        quick: false,
+        setup: |machine, made| {
+            machine.limit = Duration::from_secs(20);
+            module(machine, made, "faulty", "domain=peer -- mode=spin")?;
+            module(machine, made, "control", "domain=other -- peer=1")
+        },
+        expect: &["all refused to an ordinary domain", "@result"],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    refused(
+        "control: two of them",
+        |machine, made| {
+            module(machine, made, "hello", "domain=one control")?;
+            module(machine, made, "hello", "domain=two control")
+        },
+        &["error: cannot boot: domain 'two': there is a control domain already"],
+    ),
+    Case {
         name: "guest: spins for ever",
         quick: true,
         setup: |machine, made| {
@@ -331,6 +374,12 @@ fn hello(machine: &mut Machine, made: &Artefacts, guest: &str) -> Result<()> {
 /// A guest that does what `mode` says (hv/guests/src/bin/faulty.rs).
 fn misbehave(machine: &mut Machine, made: &Artefacts, mode: &str) -> Result<()> {
     module(machine, made, "faulty", &format!("domain=faulty -- mode={mode}"))
+}
+
+/// A control domain beside a domain whose grants it looks at.
+fn control(machine: &mut Machine, made: &Artefacts, line: &str) -> Result<()> {
+    module(machine, made, "faulty", "domain=peer gnttab_max_frames=5 -- mode=granter")?;
+    module(machine, made, "control", &format!("domain=ctl control -- {line}"))
 }
 
 fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {

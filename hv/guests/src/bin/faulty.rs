@@ -3,7 +3,8 @@
 //! Modes after which the guest must be gone: `triple`, `crash`, `unmapped`, `spin` (never gone, only
 //! stopped), `exit` (leaves at once, in peace). Modes after which it must live on and print `@result`:
 //! `arguments`, `readonly`, `user`. Modes that leave others with its pages, or take theirs along: `frontend-dies`,
-//! `backend-dies` (the other one is a netfront or another `faulty`).
+//! `backend-dies` (the other one is a netfront or another `faulty`). `granter` offers a page to the domain `peer=`
+//! names, the control domain if none, and leaves in peace when a byte appears in it.
 #![no_std]
 #![no_main]
 
@@ -35,6 +36,7 @@ fn main() {
         "user" => user(),
         "frontend-dies" => frontend_dies(options.backend),
         "backend-dies" => backend_dies(&options),
+        "granter" => granter(options.peer.unwrap_or(0)),
         other => fail!("command line: no mode `{other}`"),
     }
     say!("@result {{\"role\":\"faulty\",\"mode\":\"{}\",\"ok\":true}}", options.mode);
@@ -154,6 +156,21 @@ fn frontend_dies(backend: u16) -> ! {
         events::poll(&[port], clock::now() + 1_000_000);
     }
     hypercall::shutdown(sched::SHUTDOWN_CRASH)
+}
+
+/// Offers a page and leaves when somebody has written to it, without taking it back.
+fn granter(peer: u16) {
+    let page = pages(1);
+    grants::init(1);
+    grants::grant(grants::DEVICE_PAGE, peer, page, false);
+    let deadline = clock::now() + 20_000_000_000;
+    // SAFETY: our own page.
+    while unsafe { pointer(page).read_volatile() } == 0 {
+        if clock::now() > deadline {
+            fail!("nobody writes to the page");
+        }
+        hypercall::yield_now();
+    }
 }
 
 /// Maps a frontend's pages and goes without unmapping them, with a copy from one of them as the last deed.

@@ -11,6 +11,9 @@ pub const MEMMAP_RESERVED: u32 = 2;
 /// `XEN_HVM_MEMMAP_TYPE_ACPI`
 pub const MEMMAP_ACPI: u32 = 3;
 
+/// `SIF_PRIVILEGED` (public/xen.h): the domain has power over others.
+pub const SIF_PRIVILEGED: u32 = 1 << 0;
+
 abi_struct! {
     /// `hvm_start_info`, version 1.
     StartInfo {
