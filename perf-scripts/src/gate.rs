@@ -5,7 +5,7 @@
 //! that has grown by more than [`ALLOWED_PERCENT`] fails with a table of what changed. `--bless` writes what
 //! was measured, for a change that is worth its cost: the commit that carries the new figures says why.
 
-mod icount;
+pub mod icount;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};

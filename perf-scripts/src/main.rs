@@ -16,6 +16,7 @@ mod image;
 mod netback;
 mod places;
 mod process;
+mod profile;
 mod progress;
 mod qemu;
 mod run;
@@ -54,6 +55,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Refuse instruction counts that have grown
     Gate(gate::GateArgs),
+    /// Where the instructions of a hypercall go, by function
+    Profile(profile::ProfileArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Netback(args) => netback::netback(args, cli.no_install),
         Verb::Run(args) => run::run(args, cli.no_install),
         Verb::Gate(args) => gate::gate(args, cli.no_install),
+        Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

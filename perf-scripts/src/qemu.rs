@@ -56,6 +56,8 @@ pub struct Machine {
     pub mem_mib: u32,
     /// Count guest time in instructions: one CPU thread, repeatable.
     pub icount: bool,
+    /// One instruction at a time, so that a trace ([`boot_traced`]) has a line for each.
+    pub single_step: bool,
     /// Instead of the accelerator's default model.
     pub cpu_model: Option<String>,
     /// The whole boot must end within this.
@@ -75,6 +77,7 @@ impl Machine {
             cpus: 1,
             mem_mib: 512,
             icount: false,
+            single_step: false,
             cpu_model: None,
             limit: Duration::from_secs(60),
             first_line: Duration::from_secs(15),
@@ -102,6 +105,10 @@ impl Machine {
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
         if self.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        if self.single_step {
+            // Blocks that are chained do not come by the place where they are traced.
+            command.args(["-singlestep", "-d", "nochain"]);
         }
         command.arg("-kernel").arg(&self.image);
         if !self.cmdline.is_empty() {
@@ -192,7 +199,18 @@ pub fn is_panic(line: &Line<'_>) -> bool {
 }
 
 /// Boots `machine` and shows each line to `reader` until one of them has enough.
-pub fn boot(machine: &Machine, mut reader: impl FnMut(&Line<'_>) -> Next) -> Result<Boot> {
+pub fn boot(machine: &Machine, reader: impl FnMut(&Line<'_>) -> Next) -> Result<Boot> {
+    boot_traced(machine, None, reader, |_| {})
+}
+
+/// [`boot`], and once a line with the text `from` has come, QEMU's log of executed code goes to `trace`.
+pub fn boot_traced(
+    machine: &Machine,
+    from: Option<&str>,
+    mut reader: impl FnMut(&Line<'_>) -> Next,
+    mut trace: impl FnMut(&str),
+) -> Result<Boot> {
+    const TRACED: &str = "Trace ";
     let since = Instant::now();
     let control = Control::new();
     let job = Job::spawn(&mut machine.command(&control.path))?;
@@ -200,12 +218,16 @@ pub fn boot(machine: &Machine, mut reader: impl FnMut(&Line<'_>) -> Next) -> Res
     let ending = loop {
         let limit = if lines.is_empty() { machine.first_line.min(machine.limit) } else { machine.limit };
         match job.next(limit.saturating_sub(since.elapsed())) {
+            Event::Line(Stream::Err, line) if line.starts_with(TRACED) => trace(&line),
             Event::Line(Stream::Err, line) => {
                 complaints.push_str(&line);
                 complaints.push('\n');
             }
             Event::Line(Stream::Out, line) => {
                 let line = printable(&line);
+                if from.is_some_and(|from| Line::parse(&line).text == from) {
+                    control.ask("log exec,nochain")?;
+                }
                 let next = reader(&Line::parse(&line));
                 lines.push(line);
                 if next == Next::Stop {
@@ -303,13 +325,19 @@ impl Control {
 
     /// `info registers -a` of the running machine.
     fn registers(&self) -> Result<String> {
+        self.ask("info registers -a")
+    }
+
+    /// What the monitor answers to `command`.
+    fn ask(&self, command: &str) -> Result<String> {
         let stream = UnixStream::connect(&self.path).context("no control socket")?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         let mut writer = stream.try_clone()?;
-        writer.write_all(
-            b"{\"execute\":\"qmp_capabilities\"}\n\
-              {\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info registers -a\"}}\n",
-        )?;
+        let ask = serde_json::json!({
+            "execute": "human-monitor-command",
+            "arguments": { "command-line": command },
+        });
+        writeln!(writer, "{{\"execute\":\"qmp_capabilities\"}}\n{ask}")?;
         for line in BufReader::new(stream).lines() {
             let answer: serde_json::Value = serde_json::from_str(&line?)?;
             if let Some(text) = answer["return"].as_str() {

@@ -42,6 +42,17 @@ pub fn embed(file: &mut [u8]) -> Result<usize> {
     Ok(symbols.functions.len())
 }
 
+/// The address of the symbol `name` in the ELF file in `file`.
+pub fn address(file: &[u8], name: &str) -> Result<u64> {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("no ELF file")?;
+    let (symbols, strings) =
+        elf.symbol_table().context("cannot read the symbols")?.context("there is no symbol table")?;
+    let found = symbols.iter().find(|symbol| {
+        usize::try_from(symbol.st_name).is_ok_and(|at| strings.get(at).is_ok_and(|other| other == name))
+    });
+    found.map(|symbol| symbol.st_value).with_context(|| format!("there is no symbol {name}"))
+}
+
 /// The image's functions by address, each with one demangled name.
 pub struct Symbols {
     base: u64,

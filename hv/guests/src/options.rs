@@ -113,6 +113,39 @@ pub struct Options<'a> {
     pub peer: Option<u16>,
     /// `serve`: this `bench` only grants pages to its peer.
     pub serve: bool,
+    /// `op=`, `batch=`, `bytes=`, `width=`: the only rows `bench` measures.
+    pub only: Only<'a>,
+}
+
+/// Some of the rows of `bench`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Only<'a> {
+    /// The row's name, with `_` for its blanks.
+    pub op: Option<&'a str>,
+    /// Elements.
+    pub batch: Option<usize>,
+    /// Bytes of an element.
+    pub bytes: Option<u16>,
+    /// Width of the caller.
+    pub width: Option<u32>,
+}
+
+impl Only<'_> {
+    /// Is such a row wanted?
+    #[must_use]
+    pub fn takes(&self, op: &str, batch: usize, bytes: u16, width: u32) -> bool {
+        let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b' ');
+        self.op.is_none_or(|only| only.len() == op.len() && only.bytes().zip(op.bytes()).all(same))
+            && self.batch.is_none_or(|only| only == batch)
+            && self.bytes.is_none_or(|only| only == bytes)
+            && self.width.is_none_or(|only| only == width)
+    }
+
+    /// Are all rows wanted?
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A word that is not understood.
@@ -139,6 +172,7 @@ impl Default for Options<'_> {
             mode: "",
             peer: None,
             serve: false,
+            only: Only::default(),
         }
     }
 }
@@ -181,6 +215,10 @@ impl<'a> Options<'a> {
             "stall" => self.stall = value.parse().ok().filter(|&seconds| seconds > 0)?,
             "mode" => self.mode = value,
             "peer" => self.peer = Some(value.parse().ok()?),
+            "op" => self.only.op = Some(value),
+            "batch" => self.only.batch = Some(value.parse().ok()?),
+            "bytes" => self.only.bytes = Some(value.parse().ok()?),
+            "width" => self.only.width = Some(value.parse().ok()?),
             _ => return None,
         }
         Some(())
@@ -210,6 +248,14 @@ mod tests {
         {
             assert_eq!(Options::parse(line), Err(BadWord(line)));
         }
+    }
+
+    #[test]
+    fn rows_are_picked() {
+        let only = Options::parse("op=map_r/w batch=32").unwrap().only;
+        assert!(only.takes("map r/w", 32, 0, 64));
+        assert!(!only.takes("map r/o", 32, 0, 64) && !only.takes("map r/w", 8, 0, 64));
+        assert!(Only::default().takes("anything", 1, 2, 32));
     }
 
     #[test]

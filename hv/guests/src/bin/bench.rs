@@ -3,6 +3,8 @@
 //!
 //! With `peer=N` the pages used are domain N's, which runs `bench serve peer=M`; without, they are granted
 //! to ourselves. Every copy and mapping is checked once before it is measured. Rows are `@result` lines:
+//! With `op=NAME`, `batch=`, `bytes=` or `width=` only such rows are measured, and what is counted runs between two
+//! calls of [`bench_mark`], for who traces it (`cargo xtask profile`).
 //! `cycles` is the least of the repetitions, `mean` their mean, both without the cost of reading the counter.
 #![no_std]
 #![no_main]
@@ -13,7 +15,7 @@ use hv::abi::version;
 use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
 use tollgate_guests::net::device::{Attached, DATA, Device};
-use tollgate_guests::options::Options;
+use tollgate_guests::options::{Only, Options};
 use tollgate_guests::rt::clock::{self, Watchdog};
 use tollgate_guests::rt::cpu::tsc;
 use tollgate_guests::rt::grants::{self, Side};
@@ -30,6 +32,8 @@ const LENGTHS: [u16; 3] = [64, 1500, 4096];
 const REPEATS: u64 = 16;
 /// Repetitions before those that count: they warm caches and, in an emulator, its translations.
 const WARM: u64 = 2;
+/// How long a tracer may take to begin, ns.
+const TRACER_NS: u64 = 2_000_000;
 /// How long a server may take to let go, ns.
 const LETTING_GO: u64 = 5_000_000_000;
 
@@ -40,13 +44,13 @@ fn main() {
         Some(peer) if options.serve => serve(peer, options.stall),
         Some(peer) => {
             let attached = Attached::new(peer, options.stall);
-            Bench::new(peer).run();
+            Bench::new(peer, options.only).run();
             attached.close();
         }
         None => {
             let own = hypercall::domid();
             grant_pages(own);
-            Bench::new(own).run();
+            Bench::new(own, options.only).run();
         }
     }
 }
@@ -124,7 +128,17 @@ impl Samples {
     }
 }
 
-struct Bench {
+/// Where a trace begins and ends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn bench_mark() {
+    // SAFETY: nothing; it keeps the function and its calls.
+    unsafe { core::arch::asm!("nop", options(nostack, preserves_flags)) };
+}
+
+struct Bench<'a> {
+    /// The rows that are wanted.
+    only: Only<'a>,
     /// Whose pages.
     peer: u16,
     own: u64,
@@ -133,34 +147,56 @@ struct Bench {
     overhead: u64,
 }
 
-impl Bench {
-    fn new(peer: u16) -> Self {
+impl<'a> Bench<'a> {
+    fn new(peer: u16, only: Only<'a>) -> Self {
         let overhead = (0..REPEATS).map(|_| {
             let start = tsc();
             tsc() - start
         });
         let overhead = overhead.min().unwrap_or(0);
-        Self { peer, own: pages(wide(MOST)), window: hole(wide(MOST)), overhead }
+        Self { only, peer, own: pages(wide(MOST)), window: hole(wide(MOST)), overhead }
     }
 
-    /// Cycles of `call`.
-    fn time(&self, call: impl FnOnce()) -> u64 {
+    /// Cycles of `call`; `traced`: between marks.
+    fn time(&self, traced: bool, call: impl FnOnce()) -> u64 {
+        if traced {
+            bench_mark();
+        }
         let start = tsc();
         call();
-        (tsc() - start).saturating_sub(self.overhead)
+        let cycles = tsc() - start;
+        if traced {
+            bench_mark();
+        }
+        cycles.saturating_sub(self.overhead)
     }
 
     /// Measures `call`; `before` runs before each repetition, uncounted.
     fn row(&self, row: Row, mut before: impl FnMut(), mut call: impl FnMut()) {
+        if !self.wants(row) {
+            return;
+        }
         let mut samples = Samples::default();
         for repeat in 0..WARM + REPEATS {
             before();
-            samples.take(repeat, self.time(&mut call));
+            samples.take(repeat, self.time(true, &mut call));
         }
         samples.tell(row);
     }
 
+    fn wants(&self, row: Row) -> bool {
+        self.only.takes(row.op, row.batch, row.bytes, row.width)
+    }
+
     fn run(&self) {
+        if !self.only.is_all() {
+            say!("@trace");
+            // Whoever traces needs a moment to begin.
+            let end = clock::now() + TRACER_NS;
+            while clock::now() < end {
+                core::hint::spin_loop();
+            }
+        }
         self.small_calls();
         self.copies();
         self.compat_copies();
@@ -244,7 +280,7 @@ impl Bench {
                     }
                 }
             }
-            if op == "copy gref->own" {
+            if op == "copy gref->own" && self.only.is_all() {
                 self.check_own(MOST);
             }
         }
@@ -291,6 +327,10 @@ impl Bench {
         for batch in BATCHES {
             for readonly in [false, true] {
                 let kind = if readonly { ["map r/o", "unmap r/o"] } else { ["map r/w", "unmap r/w"] };
+                let rows = kind.map(|op| Row { op, width: 64, batch, bytes: 0 });
+                if !rows.into_iter().any(|row| self.wants(row)) {
+                    continue;
+                }
                 let mut maps = [MapGrantRef::default(); MOST];
                 let mut unmaps = [UnmapGrantRef::default(); MOST];
                 let mut samples = [Samples::default(), Samples::default()];
@@ -299,7 +339,7 @@ impl Bench {
                         let at = self.window + wide(index) * PAGE;
                         *map = grants::map_request(self.peer, gref(index), at, readonly);
                     }
-                    let cycles = self.time(|| grants::map(&mut maps[..batch]));
+                    let cycles = self.time(self.wants(rows[0]), || grants::map(&mut maps[..batch]));
                     samples[0].take(repeat, cycles);
                     if let Some(bad) = maps[..batch].iter().find(|map| map.status != 0) {
                         fail!("{}: status {}", kind[0], bad.status);
@@ -312,14 +352,14 @@ impl Bench {
                     for (map, unmap) in maps[..batch].iter().zip(&mut unmaps) {
                         *unmap = grants::unmap_request(map);
                     }
-                    let cycles = self.time(|| grants::unmap(&mut unmaps[..batch]));
+                    let cycles = self.time(self.wants(rows[1]), || grants::unmap(&mut unmaps[..batch]));
                     samples[1].take(repeat, cycles);
                     if let Some(bad) = unmaps[..batch].iter().find(|unmap| unmap.status != 0) {
                         fail!("{}: status {}", kind[1], bad.status);
                     }
                 }
-                for (op, samples) in kind.into_iter().zip(samples) {
-                    samples.tell(Row { op, width: 64, batch, bytes: 0 });
+                for (row, samples) in rows.into_iter().zip(samples) {
+                    samples.tell(row);
                 }
             }
         }
