@@ -275,7 +275,9 @@ fn complaint(line: &Line<'_>) -> Option<anyhow::Error> {
     if text.contains("bad option") {
         return Some(stop(Exit::Usage, text));
     }
-    let leaked = text.split_once("leaked frames: ").is_some_and(|(_, count)| count.trim() != "0");
+    let leaked = text
+        .split_once("leaked frames: ")
+        .is_some_and(|(_, count)| count.trim().split(',').next() != Some("0"));
     if text.starts_with("error:") || leaked || text.contains("says it has crashed") {
         return Some(stop(Exit::Failed, text));
     }
@@ -335,8 +337,8 @@ mod tests {
         assert_eq!(code("(hv) warning: bad option 'x': no such option"), Some(Exit::Usage));
         assert_eq!(code("(hv) error: cannot boot: no SVM"), Some(Exit::Failed));
         assert_eq!(code("(hv) panic: at x"), Some(Exit::Failed));
-        assert_eq!(code("(hv) error: d1 x: leaked frames: 3"), Some(Exit::Failed));
-        assert_eq!(code("(hv) d1 x: leaked frames: 0"), None);
+        assert_eq!(code("(hv) error: d1 x: leaked frames: 3, handles: 0"), Some(Exit::Failed));
+        assert_eq!(code("(hv) d1 x: leaked frames: 0, handles: 0"), None);
         assert_eq!(code("(hv) Tollgate"), None);
         assert_eq!(code("(d1 x) bad option"), None);
     }

@@ -2,7 +2,8 @@
 //!
 //! `netfront` and `netback` exchange a capture's frames the way Linux's split drivers do and check every
 //! byte; `bench` counts instructions; `hello` and `hello32` try the whole interface once, in both widths;
-//! `faulty` misbehaves on request. They run on any Xen-compatible hypervisor, which is how the hypervisor
+//! `faulty` misbehaves on request; `dying` ends in the middle of grant operations; `control` uses a control
+//! domain's power. They run on any Xen-compatible hypervisor, which is how the hypervisor
 //! and its tests are kept apart.
 //!
 //! Without the feature `bare-metal` this is a host library with what `cargo xtask` shares with the guests.

@@ -128,6 +128,7 @@ pub(super) struct Summary {
     grants: [u64; 4],
     events_sent: u64,
     scheduled: u64,
+    handles: u32,
 }
 
 impl Summary {
@@ -144,10 +145,11 @@ impl Summary {
                 .map(Counter::get),
             events_sent: from.events_sent.get(),
             scheduled: from.scheduled.get(),
+            handles: domain.grants.table().usage().handles,
         }
     }
 
-    /// One line of what it did, one of what it left.
+    /// One line of what it did, one of what it left: both numbers are 0 unless the hypervisor has lost something.
     pub(super) fn print(&self, leaked: u32) {
         let Self { id, name, code, ran_ns, .. } = self;
         let [maps, unmaps, copies, bytes] = self.grants;
@@ -161,10 +163,11 @@ impl Summary {
             self.events_sent,
         );
         info!("d{} {name}: exits: {}", id.0, Exits(&self.exits));
-        if leaked == 0 {
-            info!("d{} {name}: leaked frames: 0", id.0);
+        let handles = self.handles;
+        if (leaked, handles) == (0, 0) {
+            info!("d{} {name}: leaked frames: 0, handles: 0", id.0);
         } else {
-            error!("d{} {name}: leaked frames: {leaked}", id.0);
+            error!("d{} {name}: leaked frames: {leaked}, handles: {handles}", id.0);
         }
     }
 }

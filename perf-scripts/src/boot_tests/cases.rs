@@ -35,6 +35,19 @@ const fn faulty(
 /// What even a crashing guest must not cause.
 const LEFT_OVERS: &[&str] = &["panic", "bad option", "error: d1 faulty: leaked"];
 
+/// All six domains of three pairs are gone, and have left nothing; three of them lived to tell it.
+const THREE_PAIRS: &[&str] = &[
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "every domain has ended",
+    "switching off",
+];
+const PAIR_TROUBLE: &[&str] = &["panic", "@fail", "bad option"];
+
 /// Every case.
 pub const CASES: &[Case] = &[
     Case {
@@ -352,6 +365,22 @@ pub const CASES: &[Case] = &[
         &["error: cannot boot: domain 'two': there is a control domain already"],
     ),
     Case {
+        name: "death: granters, in the middle of others' maps and copies",
+        quick: false,
+        setup: |machine, made| pairs(machine, made, true),
+        expect: THREE_PAIRS,
+        never: PAIR_TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "death: mappers, in the middle of their own maps and copies",
+        quick: false,
+        setup: |machine, made| pairs(machine, made, false),
+        expect: THREE_PAIRS,
+        never: PAIR_TROUBLE,
+        end: End::Off,
+    },
+    Case {
         name: "guest: spins for ever",
         quick: true,
         setup: |machine, made| {
@@ -380,6 +409,22 @@ fn misbehave(machine: &mut Machine, made: &Artefacts, mode: &str) -> Result<()> 
 fn control(machine: &mut Machine, made: &Artefacts, line: &str) -> Result<()> {
     module(machine, made, "faulty", "domain=peer gnttab_max_frames=5 -- mode=granter")?;
     module(machine, made, "control", &format!("domain=ctl control -- {line}"))
+}
+
+/// Three pairs of domains that share pages, of which one each dies, in three ways.
+fn pairs(machine: &mut Machine, made: &Artefacts, granters: bool) -> Result<()> {
+    machine.cpus = 2;
+    for (granter, way) in (1..).step_by(2).zip(["crash", "poweroff", "triple"]) {
+        let mapper = granter + 1;
+        let dies = format!("dies={way}");
+        let (first, second) = if granters { (dies.as_str(), "") } else { ("", dies.as_str()) };
+        let string = |name, vcpus, role, peer, dies| {
+            format!("domain={name}-{way} mem=16M vcpus={vcpus} -- role={role} peer={peer} after=100 {dies}")
+        };
+        module(machine, made, "dying", &string("granter", 1, "granter", mapper, first))?;
+        module(machine, made, "dying", &string("mapper", 2, "mapper", granter, second))?;
+    }
+    Ok(())
 }
 
 fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {

@@ -15,6 +15,7 @@ pub mod events;
 pub mod grants;
 pub mod hypercall;
 pub mod memory;
+pub mod smp;
 mod support;
 pub mod traps;
 
