@@ -135,7 +135,7 @@ impl gnttab_fast::Domain for Domain {
         &self.grants.table
     }
 
-    #[inline]
+    #[inline(always)]
     fn ram(&self, gfn: Gfn) -> Option<Ram> {
         let (mfn, writable) = self.p2m.ram(gfn)?;
         Some(Ram { mfn, writable })
@@ -301,6 +301,19 @@ impl<'a> Arguments<'a> {
         Ok(())
     }
 
+    /// Writes what straddles pages.
+    #[cold]
+    fn write_pieces(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
+            let len = (bytes.len() - done).min(PAGE_SIZE - offset);
+            page.write(offset, &bytes[done..done + len]).map_err(|_| Fault)?;
+            done += len;
+        }
+        Ok(())
+    }
+
     #[cold]
     fn walk(&mut self, address: u64, base: u64) -> Result<GuestPage<'a>, Fault> {
         let page = self.space.page(address, Access::Write).map_err(|_| Fault)?;
@@ -321,24 +334,18 @@ impl GuestMemory for Arguments<'_> {
         let (words, rest) = out.as_chunks_mut::<8>();
         if rest.is_empty() && offset.is_multiple_of(8) && offset + 8 * words.len() <= PAGE_SIZE {
             // The usual element: aligned words within a page.
-            for (word, at) in words.iter_mut().zip((offset..).step_by(8)) {
-                let value = page.atomic_u64(at).map_err(|_| Fault)?.load(Ordering::Relaxed);
-                *word = value.to_le_bytes();
-            }
-            return Ok(());
+            return page.read_words(offset, words).map_err(|_| Fault);
         }
         self.read_pieces(address, out)
     }
 
+    #[inline]
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let (page, offset) = self.page(address.checked_add(done as u64).ok_or(Fault)?)?;
-            let len = (bytes.len() - done).min(PAGE_SIZE - offset);
-            page.write(offset, &bytes[done..done + len]).map_err(|_| Fault)?;
-            done += len;
+        let (page, offset) = self.page(address)?;
+        if offset + bytes.len() <= PAGE_SIZE {
+            return page.write(offset, bytes).map_err(|_| Fault);
         }
-        Ok(())
+        self.write_pieces(address, bytes)
     }
 
     #[inline]

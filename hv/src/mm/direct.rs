@@ -14,6 +14,7 @@ pub const DIRECT_BASE: u64 = 0xffff_8000_0000_0000;
 /// The pointer is good for physical addresses inside RAM only (see [`super::frames::owner`]); it is
 /// not checked here.
 #[must_use]
+#[inline]
 pub fn phys_to_virt(pa: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(usize_of(base().wrapping_add(pa)))
 }

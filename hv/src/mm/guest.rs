@@ -95,6 +95,7 @@ impl<'a> GuestPage<'a> {
     ///
     /// # Errors
     /// When `offset + out.len()` passes the end of the page.
+    #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), Fault> {
         check(offset, out.len())?;
         // SAFETY: the range is inside the page just checked, the page is mapped while 'a lasts, `out` is ours.
@@ -106,6 +107,7 @@ impl<'a> GuestPage<'a> {
     ///
     /// # Errors
     /// When the range passes the end of the page, or the page is read-only.
+    #[inline]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Fault> {
         check(offset, bytes.len())?;
         if !self.writable {
@@ -116,6 +118,33 @@ impl<'a> GuestPage<'a> {
         Ok(())
     }
 
+    /// Entry `index` of the page as a table.
+    #[inline(always)]
+    fn entry(&self, index: u64) -> &'a AtomicU64 {
+        let offset = (index & 511) as usize * 8;
+        // SAFETY: inside the page and aligned, as the page is; the rest as in `atomic`.
+        unsafe { &*self.base.add(offset).cast::<AtomicU64>() }
+    }
+
+    /// Copies aligned words out of the page, each read once.
+    ///
+    /// # Errors
+    /// When they pass the end of the page, or are not aligned.
+    #[inline(always)]
+    pub fn read_words(&self, offset: usize, out: &mut [[u8; 8]]) -> Result<(), Fault> {
+        check(offset, size_of_val(out))?;
+        if !offset.is_multiple_of(8) {
+            return Err(Fault);
+        }
+        for (index, word) in out.iter_mut().enumerate() {
+            // SAFETY: word `index` of the range just checked; the rest as in `atomic`.
+            let from = unsafe { &*self.base.add(offset + index * 8).cast::<AtomicU64>() };
+            *word = from.load(Ordering::Relaxed).to_le_bytes();
+        }
+        Ok(())
+    }
+
+    #[inline]
     fn atomic<T>(&self, offset: usize) -> Result<&'a T, Fault> {
         check(offset, size_of::<T>())?;
         if !offset.is_multiple_of(align_of::<T>()) {
@@ -151,16 +180,60 @@ impl<'a> GuestPage<'a> {
     }
 }
 
+#[inline(always)]
 fn check(offset: usize, len: usize) -> Result<(), Fault> {
     if offset.checked_add(len).is_some_and(|end| end <= PAGE_SIZE) { Ok(()) } else { Err(Fault) }
 }
 
-/// Copies bytes that somebody else may be writing or reading: one pass, by words, in an instruction
+/// Longer copies are left to REP MOVS.
+const FEW_BYTES: usize = 64;
+
+/// Copies bytes that somebody else may be writing or reading: one pass, by words, in instructions
 /// the compiler cannot split, repeat or reorder.
 ///
 /// # Safety
 /// `to` is valid for writes and `from` for reads of `len` bytes.
+#[inline(always)]
 unsafe fn copy_bytes(to: *mut u8, from: *const u8, len: usize) {
+    if len > FEW_BYTES {
+        // SAFETY: the caller's.
+        unsafe { copy_many(to, from, len) };
+        return;
+    }
+    let mut at = 0;
+    macro_rules! word {
+        ($register:literal, $kind:ident, $bytes:literal) => {
+            // SAFETY: `at + $bytes` is at most `len`, so both places are inside the ranges (caller).
+            unsafe {
+                core::arch::asm!(
+                    concat!("mov {word", $register, "}, [{from}]"),
+                    concat!("mov [{to}], {word", $register, "}"),
+                    word = out($kind) _, from = in(reg) from.add(at), to = in(reg) to.add(at),
+                    options(nostack, preserves_flags)
+                );
+            }
+            at += $bytes;
+        };
+    }
+    // The usual structure has a size the compiler knows: no loop is left of this.
+    while at + 8 <= len {
+        word!("", reg, 8);
+    }
+    if len & 4 != 0 {
+        word!(":e", reg, 4);
+    }
+    if len & 2 != 0 {
+        word!(":x", reg, 2);
+    }
+    if at < len {
+        word!("", reg_byte, 1);
+    }
+    let _ = at;
+}
+
+/// # Safety
+/// As [`copy_bytes`].
+unsafe fn copy_many(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: both ranges are valid (caller); DF is clear as the ABI wants; the direct map holds guest bytes only.
     unsafe {
         core::arch::asm!(
@@ -264,16 +337,13 @@ impl<'a> GuestSpace<'a> {
     ///
     /// # Errors
     /// When nothing is mapped there, or it may not be accessed so.
+    #[inline(always)]
     pub fn frame(&self, gfn: Gfn, access: Access) -> Result<GuestPage<'a>, Fault> {
-        let entry = self.p2m.lookup(gfn).ok_or(Fault)?;
-        if access == Access::Write && !entry.writable() {
+        let (mfn, writable) = self.p2m.frame(gfn).ok_or(Fault)?;
+        if access == Access::Write && !writable {
             return Err(Fault);
         }
-        Ok(GuestPage {
-            base: phys_to_virt(entry.mfn.0 << PAGE_SHIFT),
-            writable: entry.writable(),
-            _lives: PhantomData,
-        })
+        Ok(GuestPage { base: phys_to_virt(mfn.0 << PAGE_SHIFT), writable, _lives: PhantomData })
     }
 
     /// The machine frame at a linear address, for who pins it.
@@ -300,7 +370,7 @@ impl<'a> GuestSpace<'a> {
     /// When one of them does not translate, or the range spans more than [`WINDOW_PAGES`].
     pub fn window(&self, linear: u64, len: usize, access: Access) -> Result<ArgWindow<'a>, Fault> {
         let mut pages = ArrayVec::new();
-        let start = usize::try_from(linear % PAGE_SIZE as u64).map_err(|_| Fault)?;
+        let start = offset_of(linear);
         // Nothing is touched for an empty range, wherever it is.
         let count = if len == 0 { 0 } else { start.checked_add(len).ok_or(Fault)?.div_ceil(PAGE_SIZE) };
         let mut at = linear - start as u64;
@@ -315,7 +385,12 @@ impl<'a> GuestSpace<'a> {
     ///
     /// # Errors
     /// When a page does not translate: what was copied by then is in `out`, and worthless.
+    #[inline]
     pub fn read(&self, linear: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let offset = offset_of(linear);
+        if out.len() <= PAGE_SIZE - offset {
+            return if out.is_empty() { Ok(()) } else { self.page(linear, Access::Read)?.read(offset, out) };
+        }
         self.pages(linear, out.len(), Access::Read, |page, offset, done, len| {
             page.read(offset, &mut out[done..done + len])
         })
@@ -325,7 +400,13 @@ impl<'a> GuestSpace<'a> {
     ///
     /// # Errors
     /// When a page does not translate or may not be written: the pages before it have been.
+    #[inline]
     pub fn write(&self, linear: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let offset = offset_of(linear);
+        if bytes.len() <= PAGE_SIZE - offset {
+            let none = bytes.is_empty();
+            return if none { Ok(()) } else { self.page(linear, Access::Write)?.write(offset, bytes) };
+        }
         self.pages(linear, bytes.len(), Access::Write, |page, offset, done, len| {
             page.write(offset, &bytes[done..done + len])
         })
@@ -341,7 +422,7 @@ impl<'a> GuestSpace<'a> {
         let mut done = 0;
         while done < len {
             let at = linear.wrapping_add(done as u64);
-            let offset = usize::try_from(at % PAGE_SIZE as u64).map_err(|_| Fault)?;
+            let offset = offset_of(at);
             let piece = (len - done).min(PAGE_SIZE - offset);
             each(&self.page(at, access)?, offset, done, piece)?;
             done += piece;
@@ -408,21 +489,21 @@ impl<'a> GuestSpace<'a> {
         access: Access,
     ) -> Result<u64, Fault> {
         let mut table = root;
-        for level in (0..=level).rev() {
+        let mut shift = PAGE_SHIFT + 9 * level;
+        loop {
             let page = self.frame(Gfn(table >> PAGE_SHIFT), Access::Read)?;
-            let shift = PAGE_SHIFT + 9 * level;
-            let index = usize::try_from((linear >> shift) & 511).map_err(|_| Fault)?;
-            let slot = page.atomic_u64(index * 8)?;
+            let slot = page.entry(linear >> shift);
             let entry = slot.load(Ordering::Acquire);
             if entry & PTE_PRESENT == 0 {
                 return Err(Fault);
             }
             writable &= entry & PTE_WRITE != 0;
-            let last = level == 0 || entry & PTE_LARGE != 0;
-            if last && level > 2 {
-                return Err(Fault);
-            }
+            let last = shift == PAGE_SHIFT || entry & PTE_LARGE != 0;
             if last {
+                // Level 3 has no leaves.
+                if shift > PAGE_SHIFT + 18 {
+                    return Err(Fault);
+                }
                 self.may(writable, access)?;
             }
             let marks = marks(last, access);
@@ -435,8 +516,8 @@ impl<'a> GuestSpace<'a> {
                 return Ok((entry & PTE_FRAME & !within) | (linear & within));
             }
             table = entry & PTE_FRAME;
+            shift -= 9;
         }
-        Err(Fault)
     }
 
     /// Two levels of 32-bit entries, with 4 MiB pages.
@@ -482,6 +563,12 @@ impl<'a> GuestSpace<'a> {
         }
         Ok(())
     }
+}
+
+/// Where in its page an address lies.
+#[expect(clippy::cast_possible_truncation, reason = "below the page size")]
+const fn offset_of(linear: u64) -> usize {
+    (linear % PAGE_SIZE as u64) as usize
 }
 
 /// The bits the hardware would set.

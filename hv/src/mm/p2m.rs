@@ -13,6 +13,9 @@
 //! readers need no guard for the tables. The *frames* a lookup returns are kept by the epoch
 //! (`epoch::pin`): a frame leaves a domain only after a grace period.
 //!
+//! A table that is linked does not move either. So the page directories of the first few GiB, where guests have
+//! their memory, are also kept in the [`P2m`] itself: a lookup there is two loads, or three.
+//!
 //! Writers of one domain are serialised by a spinlock. It is on the map and unmap path, and shared only
 //! by the vCPUs of the domain that maps.
 //!
@@ -135,15 +138,21 @@ pub enum P2mError {
     Occupied,
 }
 
+/// Page directories kept at hand: those of the first 8 GiB.
+const NEAR: usize = 8;
+
 /// A domain's nested page tables.
 #[derive(Debug)]
 pub struct P2m {
     root: Mfn,
+    /// The first directories, as table entries; 0: there is none.
+    near: [AtomicU64; NEAR],
     /// Serialises writers; holds how far [`P2m::release_step`] has come.
     writer: Mutex<u64>,
 }
 
 /// The entry of `table` at `index`.
+#[inline]
 fn slot(table: Mfn, index: usize) -> &'static AtomicU64 {
     let at = phys_to_virt(table.0 << PAGE_SHIFT).cast::<AtomicU64>();
     // SAFETY: `table` is a frame this module allocated for the hypervisor and links into a tree until the
@@ -180,7 +189,11 @@ impl P2m {
     /// Empty tables. `None` when there is no frame for the root.
     #[must_use]
     pub fn new() -> Option<Self> {
-        Some(Self { root: frames::alloc(0, Owner::Hypervisor)?, writer: Mutex::new(0) })
+        Some(Self {
+            root: frames::alloc(0, Owner::Hypervisor)?,
+            near: [const { AtomicU64::new(0) }; NEAR],
+            writer: Mutex::new(0),
+        })
     }
 
     /// The root table, for nCR3.
@@ -199,7 +212,7 @@ impl P2m {
     /// The frame at `gfn`, and whether the domain may write it, if it is the domain's own memory: what grants
     /// ask for each frame of each batch. As [`P2m::lookup`].
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn ram(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
         const RAM: [u64; 2] = [P2mKind::RamRw.bits() & KIND_MASK, P2mKind::RamRo.bits() & KIND_MASK];
         let (entry, offset) = self.leaf(gfn)?;
@@ -208,24 +221,19 @@ impl P2m {
         ram.then(|| (Mfn(frame_of(entry).0 + offset), kind == RAM[0]))
     }
 
+    /// The frame at `gfn`, and whether the domain may write it, whatever it is for. As [`P2m::lookup`].
+    #[must_use]
+    #[inline(always)]
+    pub fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
+        let (entry, offset) = self.leaf(gfn)?;
+        // Only writable kinds have the bit.
+        (entry & PRESENT != 0).then(|| (Mfn(frame_of(entry).0 + offset), entry & WRITE != 0))
+    }
+
     /// The leaf that covers `gfn`, present or not, and where in it the gfn lies.
-    #[inline]
+    #[inline(always)]
     fn leaf(&self, gfn: Gfn) -> Option<(u64, u64)> {
-        // The index of each level is masked to nine bits, under speculation too, and the tables it
-        // selects from are this domain's own: nothing foreign can be reached by a mispredicted bound.
-        if gfn.0 >= MAX_GFN {
-            return None;
-        }
-        let mut table = self.root;
-        for level in [3, 2] {
-            // Acquire: pairs with the release store that linked the table after it was filled.
-            let entry = slot(table, index_of(gfn, level)).load(Ordering::Acquire);
-            if entry & PRESENT == 0 {
-                return None;
-            }
-            table = frame_of(entry);
-        }
-        let entry = slot(table, index_of(gfn, 1)).load(Ordering::Acquire);
+        let entry = self.pde(gfn)?.load(Ordering::Acquire);
         if entry & LARGE != 0 {
             return Some((entry, gfn.0 & 511));
         }
@@ -233,6 +241,45 @@ impl P2m {
             return None;
         }
         Some((slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire), 0))
+    }
+
+    /// The 2 MiB slot for `gfn`, if its directory is there.
+    #[inline(always)]
+    fn pde(&self, gfn: Gfn) -> Option<&'static AtomicU64> {
+        // The index of each level is masked to nine bits (three for the near ones), under speculation too, and
+        // the tables it selects from are this domain's own: nothing foreign can be reached by a mispredicted
+        // bound.
+        let directory = if gfn.0 >> 18 < NEAR as u64 {
+            // Acquire: pairs with the release store of the directory, filled before.
+            self.near[index_of(gfn, 2) % NEAR].load(Ordering::Acquire)
+        } else {
+            self.far_directory(gfn)
+        };
+        (directory != 0).then(|| slot(frame_of(directory), index_of(gfn, 1)))
+    }
+
+    /// The 4 KiB slot for `gfn`, if its table is there.
+    #[inline(always)]
+    fn pte(&self, gfn: Gfn) -> Option<&'static AtomicU64> {
+        let entry = self.pde(gfn)?.load(Ordering::Acquire);
+        (entry & (PRESENT | LARGE) == PRESENT).then(|| slot(frame_of(entry), index_of(gfn, 0)))
+    }
+
+    /// The table entry of the directory for a `gfn` anywhere; 0 when there is none.
+    fn far_directory(&self, gfn: Gfn) -> u64 {
+        if gfn.0 >= MAX_GFN {
+            return 0;
+        }
+        let mut table = self.root;
+        for level in [3, 2] {
+            // Acquire: pairs with the release store that linked the table after it was filled.
+            let entry = slot(table, index_of(gfn, level)).load(Ordering::Acquire);
+            if entry & PRESENT == 0 {
+                return 0;
+            }
+            table = frame_of(entry);
+        }
+        table_entry(table)
     }
 
     /// Maps `1 << order` frames (order 0 or 9) and returns what stood at `gfn` before (order 0 only).
@@ -263,6 +310,7 @@ impl P2m {
     ///
     /// # Errors
     /// [`P2mError::Occupied`] when it was not allowed; else as [`P2m::set`].
+    #[inline]
     pub fn set_if(
         &self,
         gfn: Gfn,
@@ -270,12 +318,27 @@ impl P2m {
         kind: P2mKind,
         allowed: impl FnOnce(Option<P2mEntry>) -> bool,
     ) -> Result<Option<P2mEntry>, P2mError> {
-        if gfn.0 >= MAX_GFN {
-            return Err(P2mError::OutOfRange);
-        }
         let _writer = self.writer.lock();
+        // All writers hold the lock, and the hardware has no bits to set: what is read stays until it is replaced.
+        if let Some(pte) = self.pte(gfn) {
+            let old = decode(pte.load(Ordering::Relaxed), 0);
+            if !allowed(old) {
+                return Err(P2mError::Occupied);
+            }
+            pte.store(leaf(mfn, kind), Ordering::Release);
+            return Ok(old);
+        }
         if !allowed(self.lookup(gfn)) {
             return Err(P2mError::Occupied);
+        }
+        self.set_in_new_table(gfn, mfn, kind)
+    }
+
+    /// Maps one frame where no table is yet. For who holds the writers' lock.
+    #[cold]
+    fn set_in_new_table(&self, gfn: Gfn, mfn: Mfn, kind: P2mKind) -> Result<Option<P2mEntry>, P2mError> {
+        if gfn.0 >= MAX_GFN {
+            return Err(P2mError::OutOfRange);
         }
         let pde = self.directory_slot(gfn)?;
         let pte = leaf_slot(pde, gfn, true)?.ok_or(P2mError::NoMemory)?;
@@ -296,16 +359,30 @@ impl P2m {
     ///
     /// # Errors
     /// As [`P2m::clear`].
+    #[inline]
     pub fn clear_if(
         &self,
         gfn: Gfn,
         expected: impl FnOnce(P2mEntry) -> bool,
     ) -> Result<Option<P2mEntry>, P2mError> {
         let _writer = self.writer.lock();
+        if let Some(pte) = self.pte(gfn) {
+            let old = decode(pte.load(Ordering::Relaxed), 0).filter(|&old| expected(old));
+            if old.is_some() {
+                pte.store(0, Ordering::Release);
+            }
+            return Ok(old);
+        }
         let Some(old) = self.lookup(gfn) else { return Ok(None) };
         if !expected(old) {
             return Ok(None);
         }
+        self.clear_in_large(gfn)
+    }
+
+    /// Removes one frame out of a 2 MiB leaf. For who holds the writers' lock.
+    #[cold]
+    fn clear_in_large(&self, gfn: Gfn) -> Result<Option<P2mEntry>, P2mError> {
         let pde = self.directory_slot(gfn)?;
         let Some(pte) = leaf_slot(pde, gfn, false)? else { return Ok(None) };
         Ok(decode(pte.swap(0, Ordering::AcqRel), 0))
@@ -321,6 +398,9 @@ impl P2m {
                 let fresh = frames::alloc(0, Owner::Hypervisor).ok_or(P2mError::NoMemory)?;
                 // Release: the zeroed table is visible before the pointer to it.
                 entry.store(table_entry(fresh), Ordering::Release);
+                if level == 2 && gfn.0 >> 18 < NEAR as u64 {
+                    self.near[index_of(gfn, 2) % NEAR].store(table_entry(fresh), Ordering::Release);
+                }
                 fresh
             } else {
                 frame_of(value)
@@ -357,6 +437,9 @@ impl P2m {
                 release_directory_slot(slot(directory, index_of(gfn, 1)), left, drop_leaf);
                 let next = (gfn.0 | 511) + 1;
                 if next.trailing_zeros() >= 18 {
+                    if gfn.0 >> 18 < NEAR as u64 {
+                        self.near[index_of(gfn, 2) % NEAR].store(0, Ordering::Relaxed);
+                    }
                     pdpte.store(0, Ordering::Relaxed);
                     frames::free(directory, 0);
                 }
