@@ -201,6 +201,20 @@ pub struct Pins {
     pub grantee: u16,
 }
 
+impl Pins {
+    /// Whether no more of this kind can be taken.
+    #[must_use]
+    pub const fn at_limit(self, pin: Pin) -> bool {
+        match pin {
+            Pin::Read => self.host_read >= Self::LIMIT,
+            Pin::Write => self.host_write >= Self::LIMIT,
+        }
+    }
+
+    /// The most pins of a kind, as [`Pin::limit`] has it.
+    const LIMIT: u8 = 1 << 7;
+}
+
 /// One active entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Active<'a> {

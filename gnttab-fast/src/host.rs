@@ -9,7 +9,7 @@
 
 use crate::shared::SharedSource;
 use crate::table::Table;
-use crate::types::{DomId, Gfn, Mfn};
+use crate::types::{DomId, Gfn, Gref, Mfn};
 use copy_engine::Segment;
 use maptrack::PageSource;
 
@@ -37,6 +37,15 @@ pub struct Refused;
 /// The guest's memory cannot be read or written there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault;
+
+/// What a domain can run out of without asking for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RanOut {
+    /// Handles for what it maps (`gnttab_max_maptrack_frames`).
+    Handles,
+    /// Pins of one kind on this entry of its table: 128, as in Xen.
+    Pins(Gref),
+}
 
 /// A domain, as far as grants are concerned.
 pub trait Domain {
@@ -132,6 +141,11 @@ pub trait Host: Domains {
     /// Copies the segments in their order. Frames may be written by guests meanwhile; source and
     /// destination may overlap.
     fn copy(&self, batch: Batch<'_>);
+
+    /// A domain has run out of something: for people to be told. Called each time, and only where an element
+    /// has failed; who wants to be told once keeps that in mind.
+    #[cold]
+    fn ran_out(&self, _: &Self::Domain, _: RanOut) {}
 
     /// The caller did what no guest does: end it. The hypercall still returns to the host.
     fn crash_caller(&self, why: &'static str);

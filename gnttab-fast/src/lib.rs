@@ -38,7 +38,7 @@ mod unmap;
 mod usage;
 
 pub use copy::BLOCK as COPY_BLOCK;
-pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, Refused};
+pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, RanOut, Refused};
 pub use op::{Outcome, Width, grant_table_op};
 pub use policy::{Policy, Version};
 pub use shared::{EntryV1, SharedSource, WordV1};

@@ -8,10 +8,10 @@
 //! to map to are refused, as Xen refuses them to such callers.
 
 use crate::abi::{MapGrantRef, map_flags};
-use crate::active::Pin;
+use crate::active::{Pin, Pins};
 use crate::args::Args;
 use crate::grant::{Grant, Granter};
-use crate::host::{Domain, Domains, Fault, Frames, GuestMemory, Host};
+use crate::host::{Domain, Domains, Fault, Frames, GuestMemory, Host, RanOut};
 use crate::op::Progress;
 use crate::status::Status;
 use crate::types::{DomId, Gfn, Gref, PAGE_SHIFT};
@@ -51,7 +51,10 @@ pub(crate) fn map<H: Host, M: GuestMemory>(
                     args.write(done, offset_of!(MapGrantRef, dev_bus_addr), &mapped.dev_bus_addr)?;
                     Status::Okay
                 }
-                Err(status) => status,
+                Err(status) => {
+                    look_for_limit(host, &request, status);
+                    status
+                }
             };
             args.write_status(done, offset_of!(MapGrantRef, status), status)?;
             done += 1;
@@ -89,6 +92,25 @@ fn map_one<'h, H: Host>(
     };
     let handle = host.caller().grants().maptrack().publish(reserved, &info);
     Ok(Mapped { handle: handle.raw(), dev_bus_addr: frame_address })
+}
+
+/// Tells if it was for want of handles or of pins that an element failed.
+#[cold]
+fn look_for_limit<H: Host>(host: &H, request: &MapGrantRef, status: Status) {
+    let caller = host.caller();
+    match status {
+        Status::NoSpace => host.ran_out(caller, RanOut::Handles),
+        Status::GeneralError => {
+            let Some(granter) = host.domain(DomId(request.dom)) else { return };
+            let gref = Gref(request.gref);
+            let pin = Pin::for_access(request.flags & map_flags::READONLY == 0);
+            let full = |pins: Pins| pins.grantee == caller.id().0 && pins.at_limit(pin);
+            if granter.grants().pins(gref).is_some_and(full) {
+                host.ran_out(granter, RanOut::Pins(gref));
+            }
+        }
+        _ => {}
+    }
 }
 
 #[inline]

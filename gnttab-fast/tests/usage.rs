@@ -47,3 +47,20 @@ fn it_tells_the_policy_as_far_as_it_takes_effect() {
         assert_eq!(usage.transitive, transitive, "{policy}");
     }
 }
+
+#[test]
+fn the_128th_pin_of_a_kind_is_the_last() {
+    use gnttab_fast::abi::op;
+    use gnttab_fast::active::Pin;
+    use gnttab_fast::{Gref, Status};
+    let m = MachineBuilder { gfns: 256, ..MachineBuilder::default() }.build(2);
+    grant(&m, 1, 1, 0, 2, 1);
+    let pins = || m.domain(1).grants().pins(Gref(1)).unwrap();
+    for at in 0..128 {
+        assert!(!pins().at_limit(Pin::Read), "{at}");
+        map_ok(&m, 2, 1, 1, HOST_MAP | READONLY, 100 + at);
+    }
+    assert!(pins().at_limit(Pin::Read) && !pins().at_limit(Pin::Write));
+    let more = call(&m, 2, op::MAP_GRANT_REF, &[map_request(1, 1, HOST_MAP | READONLY, 250)]);
+    assert_eq!(more[0].status, Status::GeneralError.abi());
+}

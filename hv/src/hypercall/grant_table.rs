@@ -20,20 +20,25 @@ use alloc::sync::Arc;
 use crossbeam_epoch::Guard;
 use gnttab_fast::types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use gnttab_fast::{
-    Batch, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, Refused, Scan, Table,
+    Batch, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, RanOut, Refused, Scan, Table,
     grant_table_op, teardown_step,
 };
 
 use super::{Call, Outcome};
 use crate::abi::errno::Errno;
-use crate::abi::{grant_table::op as ops, memory};
+use crate::abi::grant_table::op as ops;
 use crate::arch::x86::percpu;
 use crate::domain::{self, Domain, GrantLimits, lifecycle};
 use crate::mm::frames::Owner;
 use crate::mm::guest::{Access, GuestPage, GuestSpace};
-use crate::mm::p2m::P2mKind;
+use crate::mm::p2m::{P2mEntry, P2mKind};
 use crate::mm::{frames, grants, phys_to_virt, tlb};
 use crate::{epoch, sched, vt};
+
+mod limits;
+mod resource;
+
+pub use resource::{Resource, foreign_added, foreign_removed};
 
 /// Handles looked at in one step of a domain's death.
 const HANDLES: u32 = 256;
@@ -70,6 +75,8 @@ pub struct GrantTable {
     cursor: AtomicU32,
     /// Places in other domains' p2ms where frames of this table stand.
     foreign: AtomicU32,
+    /// What it has run out of, as far as people were told.
+    told: limits::Told,
 }
 
 impl fmt::Debug for GrantTable {
@@ -101,6 +108,7 @@ impl GrantTable {
             stage: Arc::new(AtomicU32::new(stage::ALIVE)),
             cursor: AtomicU32::new(0),
             foreign: AtomicU32::new(0),
+            told: limits::Told::default(),
         })
     }
 
@@ -161,19 +169,7 @@ impl gnttab_fast::Domain for Domain {
             .set_if(gfn, mfn, kind_of(writable), |old| old.is_none_or(|old| !is_grant(old.kind)))
             .map_err(|_| Refused)?;
         if let Some(old) = old {
-            // The guest maps over its own memory: that is gone, once no CPU reaches it any more.
-            tlb::flush_domain(&self.tlb);
-            match old.kind {
-                P2mKind::Foreign => foreign_removed(old.mfn),
-                kind => {
-                    if kind.is_ram() {
-                        self.pages.fetch_sub(1, Ordering::Relaxed);
-                    } else {
-                        self.grants.table.displace(gfn);
-                    }
-                    frames::put_ref(old.mfn);
-                }
-            }
+            mapped_over(self, gfn, old);
         }
         Ok(())
     }
@@ -188,6 +184,23 @@ impl gnttab_fast::Domain for Domain {
 
     fn flush(&self) {
         tlb::flush_domain(&self.tlb);
+    }
+}
+
+/// The guest maps a grant over something of its own: that is gone, once no CPU reaches it any more.
+#[cold]
+fn mapped_over(domain: &Domain, gfn: Gfn, old: P2mEntry) {
+    tlb::flush_domain(&domain.tlb);
+    match old.kind {
+        P2mKind::Foreign => foreign_removed(old.mfn),
+        kind => {
+            if kind.is_ram() {
+                domain.pages.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                domain.grants.table.displace(gfn);
+            }
+            frames::put_ref(old.mfn);
+        }
     }
 }
 
@@ -258,6 +271,10 @@ impl Host for View<'_> {
         let bytes: usize = batch.segments().iter().map(|s| s.len).sum();
         self.copied.set(self.copied.get() + bytes as u64);
         grants::copy(batch);
+    }
+
+    fn ran_out(&self, of: &Domain, what: RanOut) {
+        limits::ran_out(of, what);
     }
 
     fn crash_caller(&self, why: &'static str) {
@@ -378,6 +395,9 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         gnttab_fast::Outcome::Failed(_) => 0,
     };
     tally(call.domain, cmd_word, elements, view.copied.get());
+    if cmd_word == ops::SETUP_TABLE {
+        limits::look(call.domain);
+    }
     match outcome {
         gnttab_fast::Outcome::Done => Outcome::Done(0),
         gnttab_fast::Outcome::Failed(errno) => Outcome::Done(-i64::from(errno.code())),
@@ -419,88 +439,6 @@ const fn low32(word: u64) -> u32 {
     word as u32
 }
 
-/// What `XENMEM_acquire_resource` can be asked of a grant table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Resource {
-    /// Shared frames.
-    Shared,
-    /// Status frames, of which version 1 has none.
-    Status,
-}
-
-impl Resource {
-    /// By its number in the ABI.
-    #[must_use]
-    pub const fn new(id: u32) -> Option<Self> {
-        match id {
-            memory::RESOURCE_GRANT_TABLE_SHARED => Some(Self::Shared),
-            memory::RESOURCE_GRANT_TABLE_STATUS => Some(Self::Status),
-            _ => None,
-        }
-    }
-
-    /// The most frames of it there can be.
-    #[must_use]
-    pub fn most(self, owner: &Domain) -> u32 {
-        let frames = owner.grants.table.limits().frames;
-        match self {
-            Self::Shared => frames,
-            Self::Status => frames.div_ceil(SHARED_PER_STATUS),
-        }
-    }
-
-    /// Makes sure that frame `index` is there.
-    ///
-    /// # Errors
-    /// `EINVAL`: it cannot be, or there is no memory for it.
-    pub fn grow(self, owner: &Domain, index: u32) -> Result<(), Errno> {
-        self.frame(owner, index).map(|_| ())
-    }
-
-    fn frame(self, owner: &Domain, index: u32) -> Result<Mfn, Errno> {
-        match self {
-            Self::Shared => owner.grants.table.shared_frame(index).map_err(|_| Errno::EINVAL),
-            // The table is of version 1.
-            Self::Status => Err(Errno::EINVAL),
-        }
-    }
-}
-
-/// Shared frames of version 2 whose entries have their status in one status frame.
-const SHARED_PER_STATUS: u32 = 8;
-
-/// Takes a frame of the owner's table for a place in another domain's p2m: a reference to it, and a count in
-/// the owner, until [`foreign_removed`]. Under the guard that found the owner.
-///
-/// # Errors
-/// `EINVAL` if there is no such frame, or no more; `ESRCH` if the owner is dying.
-pub fn foreign_added(owner: &Domain, resource: Resource, index: u32) -> Result<Mfn, Errno> {
-    if owner.is_dying() {
-        return Err(Errno::ESRCH);
-    }
-    let mfn = resource.frame(owner, index)?;
-    if !frames::get_ref(mfn, owner.id) {
-        return Err(Errno::EINVAL);
-    }
-    owner.grants.foreign.fetch_add(1, Ordering::Relaxed);
-    Ok(mfn)
-}
-
-/// The opposite of [`foreign_added`], once no CPU reaches the frame by that place any more.
-pub fn foreign_removed(mfn: Mfn) {
-    let guard = epoch::pin();
-    // Our reference keeps it the owner's; our count keeps the owner in the table of domains.
-    let owner = match frames::owner(mfn) {
-        Some(Owner::Domain(id)) => domain::table::get(id, &guard),
-        _ => None,
-    };
-    frames::put_ref(mfn);
-    if let Some(owner) = owner {
-        // Release: who sees zero sees the reference gone.
-        owner.grants.foreign.fetch_sub(1, Ordering::Release);
-    }
-}
-
 /// The frame `XENMEM_add_to_physmap` names in `XENMAPSPACE_grant_table`; the table grows up to its limit for
 /// it. The domain's, with the table's reference to it.
 ///
@@ -508,7 +446,9 @@ pub fn foreign_removed(mfn: Mfn) {
 /// `EINVAL` beyond the limit or without memory to grow.
 pub fn physmap_frame(domain: &Domain, index: u64) -> Result<Mfn, Errno> {
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
-    Resource::Shared.frame(domain, index)
+    let frame = Resource::Shared.frame(domain, index);
+    limits::look(domain);
+    frame
 }
 
 /// Records that shared frame `index` now stands at `gfn`. Returns where it stood before: the caller takes it
@@ -528,7 +468,7 @@ pub fn physmap_removed(domain: &Domain, gfn: Gfn) {
 /// a time.
 pub fn release_step(domain: &Domain) -> bool {
     debug_assert!(domain.is_dying());
-    let GrantTable { table, stage, cursor, foreign } = &domain.grants;
+    let GrantTable { table, stage, cursor, foreign, told: _ } = &domain.grants;
     let guard = epoch::pin();
     match stage.load(Ordering::Acquire) {
         stage::ALIVE => {

@@ -293,6 +293,25 @@ pub const CASES: &[Case] = &[
         |machine, made| misbehave(machine, made, "readonly"),
         &["@result", "leaked frames: 0", "switching off"],
     ),
+    Case {
+        name: "guest: runs out of frames, pins and handles",
+        quick: false,
+        setup: |machine, made| {
+            let string = "domain=faulty gnttab_max_frames=2 gnttab_max_maptrack_frames=1 -- mode=exhaust";
+            module(machine, made, "faulty", string)
+        },
+        expect: &[
+            "d1 faulty: its grant table has reached its limit of 2 frames; gnttab_max_frames=",
+            "d1 faulty: reference 100 is mapped as often as it can be",
+            "d1 faulty: all 256 handles for mapping others' grants are in use; gnttab_max_maptrack_frames=",
+            "@result",
+            "leaked frames: 0, handles: 0",
+            "switching off",
+        ],
+        // Each of them once.
+        never: &["panic", "@fail", "has reached its limit", "as often as it can be", "are in use"],
+        end: End::Off,
+    },
     faulty(
         "guest: hypercalls without sense",
         |machine, made| misbehave(machine, made, "arguments"),

@@ -2,7 +2,7 @@
 //!
 //! Modes after which the guest must be gone: `triple`, `crash`, `unmapped`, `spin` (never gone, only
 //! stopped), `exit` (leaves at once, in peace). Modes after which it must live on and print `@result`:
-//! `arguments`, `readonly`, `user`. Modes that leave others with its pages, or take theirs along: `frontend-dies`,
+//! `arguments`, `readonly`, `user`, `exhaust` (in a domain of two grant frames and one of handles). Modes that leave others with its pages, or take theirs along: `frontend-dies`,
 //! `backend-dies` (the other one is a netfront or another `faulty`). `granter` offers a page to the domain `peer=`
 //! names, the control domain if none, and leaves in peace when a byte appears in it.
 #![no_std]
@@ -34,6 +34,7 @@ fn main() {
         "readonly" => readonly(),
         "arguments" => arguments(),
         "user" => user(),
+        "exhaust" => exhaust(),
         "frontend-dies" => frontend_dies(options.backend),
         "backend-dies" => backend_dies(&options),
         "granter" => granter(options.peer.unwrap_or(0)),
@@ -118,6 +119,54 @@ fn arguments() {
         }
     }
     say!("faulty: {calls} hypercalls came back");
+}
+
+/// Runs out of grant frames, of pins on one reference, and of handles: refusals, and all is well afterwards.
+fn exhaust() {
+    const GENERAL_ERROR: i16 = -1;
+    const NO_SPACE: i16 = -13;
+    const PINS: usize = 128;
+    let own = hypercall::domid();
+    grants::init(2);
+    let mut maps = [gnttab::MapGrantRef::default(); 2 * PINS];
+    let window = hole(2 * PINS as u64 + 1);
+    let spare = window + 2 * PINS as u64 * 4096;
+    for (half, gref) in maps.chunks_mut(PINS).zip([100, 101]) {
+        grants::grant(gref, own, pages(1), true);
+        for (map, at) in
+            half.iter_mut().zip((window + u64::from(gref - 100) * PINS as u64 * 4096..).step_by(4096))
+        {
+            *map = grants::map_request(own, gref, at, true);
+        }
+        grants::map(half);
+        if let Some(bad) = half.iter().find(|map| map.status != 0) {
+            fail!("map: status {}", bad.status);
+        }
+        if gref == 100 {
+            let mut more = [grants::map_request(own, gref, spare, true); 2];
+            grants::map(&mut more);
+            if more.iter().any(|map| map.status != GENERAL_ERROR) {
+                fail!("one pin too many: status {}", more[0].status);
+            }
+        }
+    }
+    grants::grant(102, own, pages(1), true);
+    let mut more = [grants::map_request(own, 102, spare, true); 2];
+    grants::map(&mut more);
+    if more.iter().any(|map| map.status != NO_SPACE) {
+        fail!("one handle too many: status {}", more[0].status);
+    }
+    let mut unmaps: [gnttab::UnmapGrantRef; 2 * PINS] =
+        core::array::from_fn(|at| grants::unmap_request(&maps[at]));
+    grants::unmap(&mut unmaps);
+    if let Some(bad) = unmaps.iter().find(|unmap| unmap.status != 0) {
+        fail!("unmap: status {}", bad.status);
+    }
+    let mut again = [grants::map_request(own, 102, spare, true)];
+    grants::map(&mut again);
+    if again[0].status != 0 {
+        fail!("a map with handles free again: status {}", again[0].status);
+    }
 }
 
 /// Hypercalls from ring 3 are refused.
