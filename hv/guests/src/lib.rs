@@ -2,6 +2,7 @@
 //!
 //! `netfront` and `netback` exchange a capture's frames the way Linux's split drivers do and check every
 //! byte; `bench` counts instructions; `hello` and `hello32` try the whole interface once, in both widths;
+//! `conformance` and `conformance32` try every operation on grants and every refusal;
 //! `faulty` misbehaves on request; `dying` ends in the middle of grant operations; `control` uses a control
 //! domain's power. They run on any Xen-compatible hypervisor, which is how the hypervisor
 //! and its tests are kept apart.
@@ -18,6 +19,8 @@ pub mod trace;
 
 #[cfg(feature = "bare-metal")]
 pub mod blk;
+#[cfg(feature = "bare-metal")]
+pub mod conformance;
 #[cfg(feature = "bare-metal")]
 pub mod net;
 #[cfg(feature = "bare-metal")]

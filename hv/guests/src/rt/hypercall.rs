@@ -149,3 +149,23 @@ pub fn op_count_compat<T: FromBytes + IntoBytes + Immutable>(cmd: u32, batch: &m
     // SAFETY: the batch is borrowed for the call and any bytes are a `T`.
     unsafe { call_compat(number::GRANT_TABLE_OP, [cmd, low(batch.as_ptr()), count, 0, 0]) }
 }
+
+/// Hypercalls with addresses that may be good or bad.
+///
+/// The hypervisor checks every address against guest memory; what a good one names is the caller's to
+/// answer for, as with any other write to a physical address.
+pub mod raw {
+    /// [`call`](super::call) with three arguments.
+    #[must_use]
+    pub fn call(nr: u32, [a, b, c]: [u64; 3]) -> i64 {
+        // SAFETY: callers pass addresses of pages that hold no Rust object, or none at all.
+        unsafe { super::call(nr, [a, b, c, 0, 0]) }
+    }
+
+    /// [`call_compat`](super::call_compat) with three arguments.
+    #[must_use]
+    pub fn call_compat(nr: u32, [a, b, c]: [u32; 3]) -> i32 {
+        // SAFETY: as above. Interrupts are off wherever guests run Rust code.
+        unsafe { super::call_compat(nr, [a, b, c, 0, 0]) }
+    }
+}

@@ -1,0 +1,13 @@
+//! `conformance`: see [`tollgate_guests::conformance`]; hypercalls from 64-bit code.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+use tollgate_guests::conformance::{self, Width};
+use tollgate_guests::guest;
+
+guest!(main);
+
+fn main() {
+    conformance::run(Width::W64);
+}
