@@ -7,17 +7,32 @@
 //! does to the shared entry meanwhile (XSA-500).
 //!
 //! # States
-//! An entry is *idle* (word 0), *live* (pins, no [`BUSY`]) or *busy*. The steps which must look at the
+//! An entry is *idle* (word 0, or [`V2`] alone), *live* (pins, no [`BUSY`]) or *busy*. The steps which must look at the
 //! guest's shared entry are four: first pin, first write pin, last write pin gone, last pin gone. The CPU
 //! that takes one sets [`BUSY`] with the exchange that would have made the step, does its work, and stores
 //! the word of the new state. Any other pin or unpin is one exchange. Who meets [`BUSY`] waits: the holder
 //! runs with interrupts off, makes at most five attempts on the shared entry, walks a p2m once, and never
-//! waits for anything while it holds the entry. So no guest prolongs the wait. Only `swap_grant_ref` holds two
-//! entries busy, the lower reference first.
+//! waits for anything while it holds the entry. So no guest prolongs the wait. Only `swap_grant_ref` and a
+//! version switch hold several entries busy, lower references first.
 //!
 //! The guest-visible bits follow: `GTF_reading` is set while there are pins, `GTF_writing` while there are
 //! write pins, host or device, copies included (XSA-230). They are set before the pin can be seen and
 //! cleared after it is gone; the caller drops pins of a mapping only after the TLB flush (XSA-218).
+//!
+//! # Versions
+//! Where the guest's side of an entry is depends on the version of the table, and a switch moves it. Each
+//! entry carries the version in its own word, and a switch holds all entries busy while it changes them: so
+//! the version cannot change for whoever has the entry busy or pinned, and the word an operation compares and
+//! exchanges anyway tells it. That is why version 1 pays nothing for the existence of version 2: its first
+//! pin is an exchange of zero, which fails for an entry of version 2, and its last unpin tests [`V2`]
+//! together with [`BUSY`]. The entries reserved for the toolstack may be pinned across a switch, which then
+//! moves their bits and changes their words while they are busy.
+//!
+//! # Transitive grants
+//! A pin of such an entry comes with a pin of the entry it passes on, which its caller took before and drops
+//! after it ([`pin_transitive`](Active::pin_transitive)); nobody waits for an entry while another is busy, so
+//! grants that cross each other cannot deadlock (XSA-411). The frame word holds the other entry's frame and
+//! range, and later pins must have come to the same.
 //!
 //! # Frames and epochs
 //! Who makes the first pin reads the p2m inside its own epoch, so the frame found stays what it is until
@@ -32,113 +47,17 @@
 //! order of its own: it is written before the release store that ends the busy state and read after the
 //! acquire exchange that joined.
 
+mod words;
+
 use crate::abi::gtf;
+use crate::policy::Version;
 use crate::primitive::{AtomicU64, Ordering, spin_loop};
 use crate::status::Status;
-use crate::types::{DomId, Mfn};
-
-/// Set while one CPU alone may change the entry.
-const BUSY: u64 = 1 << 48;
-/// The range granted is less than the frame, or lies in another domain: never to be mapped.
-const SUB_PAGE: u64 = 1 << 49;
-/// The granter's p2m lets the frame be written.
-const WRITABLE: u64 = 1 << 50;
-/// The four counters: host readers, host writers, device readers, device writers. Those of devices are
-/// counted with the others wherever pins are looked at; nothing raises them before there is an IOMMU.
-const PINS: u64 = 0xffff_ffff;
-const WRITERS: u64 = 0xff00_ff00;
-const DOMID_SHIFT: u32 = 32;
-
-/// What a pin is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pin {
-    /// The frame is read.
-    Read,
-    /// The frame is read and written.
-    Write,
-}
-
-impl Pin {
-    const fn increment(self) -> u64 {
-        match self {
-            Self::Read => 1,
-            Self::Write => 1 << 8,
-        }
-    }
-
-    /// The bit of this pin's counter that says it is at its limit: 128 pins of a kind, as in Xen.
-    const fn limit(self) -> u64 {
-        self.increment() << 7
-    }
-
-    /// Whether the pin writes.
-    #[must_use]
-    #[inline]
-    pub const fn writes(self) -> bool {
-        matches!(self, Self::Write)
-    }
-
-    /// A pin for a mapping or a copy that writes, or does not.
-    #[must_use]
-    #[inline]
-    pub const fn for_access(writes: bool) -> Self {
-        if writes { Self::Write } else { Self::Read }
-    }
-}
-
-/// A frame word: machine frame, first and last byte granted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frame(u64);
-
-impl Frame {
-    const START_SHIFT: u32 = 40;
-    const LAST_SHIFT: u32 = 52;
-    const OFFSET_MASK: u64 = 0xfff;
-
-    /// All of a frame.
-    #[must_use]
-    #[inline]
-    pub const fn whole(mfn: Mfn) -> Self {
-        Self::range(mfn, 0, 0xfff)
-    }
-
-    /// The bytes `start..=last` of a frame, both below 4096. Physical addresses have at most 52 bits (AMD
-    /// APM vol. 2, 5.3), frame numbers 40.
-    #[must_use]
-    #[inline]
-    pub const fn range(mfn: Mfn, start: u64, last: u64) -> Self {
-        Self(
-            (mfn.0 & ((1 << Self::START_SHIFT) - 1))
-                | (start & Self::OFFSET_MASK) << Self::START_SHIFT
-                | (last & Self::OFFSET_MASK) << Self::LAST_SHIFT,
-        )
-    }
-
-    /// The machine frame.
-    #[must_use]
-    #[inline]
-    pub const fn mfn(self) -> Mfn {
-        Mfn(self.0 & ((1 << Self::START_SHIFT) - 1))
-    }
-
-    /// First byte granted.
-    #[must_use]
-    #[inline]
-    pub const fn start(self) -> usize {
-        Self::low12(self.0 >> Self::START_SHIFT)
-    }
-
-    /// Last byte granted.
-    #[must_use]
-    #[inline]
-    pub const fn last(self) -> usize {
-        Self::low12(self.0 >> Self::LAST_SHIFT)
-    }
-
-    const fn low12(word: u64) -> usize {
-        (word & Self::OFFSET_MASK) as usize
-    }
-}
+use crate::types::DomId;
+pub use words::{Frame, Pin, Pins};
+use words::{
+    BUSY, DOMID_SHIFT, PINS, SUB_PAGE, TRANSITIVE, V2, WRITABLE, WRITERS, grantee, idle, is_idle, version_of,
+};
 
 /// What the first pin of an entry finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,15 +75,16 @@ pub trait Backing {
     /// What [`mark`](Self::mark) read of the shared entry.
     type Mark;
 
-    /// Checks the shared entry and sets `GTF_reading`, and `GTF_writing` for a write pin, in one step. With
-    /// `grantee` the entry is not pinned yet and type and grantee are checked too.
+    /// Checks the shared entry and sets `GTF_reading`, and `GTF_writing` for a write pin, so that the guest
+    /// cannot take the grant back between the two. With `grantee` the entry is not pinned yet and type and
+    /// grantee are checked too; without, there are no writers yet.
     ///
     /// # Errors
-    /// The status for the guest; no bit was set.
-    fn mark(&self, grantee: Option<DomId>, pin: Pin) -> Result<Self::Mark, Status>;
+    /// The status for the guest; no bit is left set.
+    fn mark(&self, version: Version, grantee: Option<DomId>, pin: Pin) -> Result<Self::Mark, Status>;
 
     /// Clears `GTF_*` bits of the shared entry.
-    fn unmark(&self, bits: u16);
+    fn unmark(&self, version: Version, bits: u16);
 
     /// Finds the frame the shared entry names and makes sure of it for this pin, as [`hold`](Self::hold)
     /// does. Called between `mark` and the pin.
@@ -173,11 +93,12 @@ pub trait Backing {
     /// The status for the guest; nothing is held.
     fn find(&self, mark: Self::Mark, pin: Pin) -> Result<Found, Status>;
 
-    /// For the first write pin on an entry already pinned: whether `recorded` may be used.
+    /// For the first write pin on an entry already pinned: whether `recorded`, less than a frame if
+    /// `sub_page`, may be used.
     ///
     /// # Errors
     /// The status for the guest.
-    fn recheck(&self, mark: Self::Mark, recorded: Frame) -> Result<(), Status>;
+    fn recheck(&self, mark: Self::Mark, recorded: Frame, sub_page: bool) -> Result<(), Status>;
 
     /// Makes sure that `frame` stays in place, for a mapping with a reference, for a copy until the end of
     /// the epoch. False if it is the granter's no more.
@@ -190,15 +111,15 @@ pub trait Backing {
     fn maps(&self) -> bool;
 }
 
-/// Pins of an entry as a moment's picture, for tests and for people.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Pins {
-    /// Host pins that read.
-    pub host_read: u8,
-    /// Host pins that write.
-    pub host_write: u8,
-    /// Who has them.
-    pub grantee: u16,
+/// The shared entry of a transitive grant.
+pub trait Passing {
+    /// Checks that the shared entry still passes on what the caller pinned, and lets `pin` be; with
+    /// `grantee`, also to whom. Sets the bits `set`, so that the guest cannot take the grant back between the
+    /// two.
+    ///
+    /// # Errors
+    /// The status for the guest; the bits are cleared again.
+    fn mark_transitive(&self, grantee: Option<DomId>, pin: Pin, set: u16) -> Result<(), Status>;
 }
 
 impl Pins {
@@ -220,10 +141,6 @@ impl Pins {
 pub struct Active<'a> {
     /// Pin word, frame word.
     words: &'a [AtomicU64; 2],
-}
-
-fn grantee(word: u64) -> u64 {
-    word >> DOMID_SHIFT & 0xffff
 }
 
 impl<'a> Active<'a> {
@@ -262,7 +179,7 @@ impl<'a> Active<'a> {
     /// Whether nobody pins the entry, nor is about to.
     #[must_use]
     pub fn is_idle(self) -> bool {
-        self.pins_word().load(Ordering::Acquire) == 0
+        is_idle(self.pins_word().load(Ordering::Acquire))
     }
 
     /// Takes a pin for `by`. The frame returned is pinned, and held for as long as `backing` says.
@@ -271,22 +188,28 @@ impl<'a> Active<'a> {
     /// The status for the guest; nothing has changed.
     #[inline(always)]
     pub fn pin(self, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
-        // Idle is the common case for a copy, so try it before looking.
+        // Idle in version 1 is the common case for a copy, so try it before looking.
         match self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => self.first_pin(by, pin, backing),
+            Ok(_) => self.first_pin(Version::V1, by, pin, backing),
             Err(word) => self.pin_in_use(word, by, pin, backing),
         }
     }
 
     #[inline(always)]
-    fn first_pin(self, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
-        let found = backing
-            .mark(Some(by), pin)
-            .and_then(|mark| backing.find(mark, pin).inspect_err(|_| backing.unmark(bits_of(pin))));
+    fn first_pin(
+        self,
+        version: Version,
+        by: DomId,
+        pin: Pin,
+        backing: &impl Backing,
+    ) -> Result<Frame, Status> {
+        let found = backing.mark(version, Some(by), pin).and_then(|mark| {
+            backing.find(mark, pin).inspect_err(|_| backing.unmark(version, pin.bits()))
+        });
         let found = match found {
             Ok(found) => found,
             Err(status) => {
-                self.pins_word().store(0, Ordering::Release);
+                self.pins_word().store(idle(version), Ordering::Release);
                 return Err(status);
             }
         };
@@ -294,6 +217,7 @@ impl<'a> Active<'a> {
         let word = u64::from(by.0) << DOMID_SHIFT
             | if found.sub_page { SUB_PAGE } else { 0 }
             | if found.writable { WRITABLE } else { 0 }
+            | idle(version)
             | pin.increment();
         // Release: who joins sees the frame word.
         self.pins_word().store(word, Ordering::Release);
@@ -308,17 +232,15 @@ impl<'a> Active<'a> {
                 word = self.pins_word().load(Ordering::Relaxed);
                 continue;
             }
-            if word == 0 {
-                match self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) {
-                    Ok(_) => return self.first_pin(by, pin, backing),
+            if is_idle(word) {
+                match self.exchange(word, word | BUSY) {
+                    Ok(()) => return self.first_pin(version_of(word), by, pin, backing),
                     Err(now) => word = now,
                 }
                 continue;
             }
-            if grantee(word) != u64::from(by.0)
-                || word & pin.limit() != 0
-                || (backing.maps() && word & SUB_PAGE != 0)
-            {
+            let refused = if backing.maps() { SUB_PAGE | TRANSITIVE } else { TRANSITIVE };
+            if grantee(word) != u64::from(by.0) || word & (pin.limit() | refused) != 0 {
                 return Err(Status::GeneralError);
             }
             if pin.writes() && word & WRITERS == 0 {
@@ -343,7 +265,7 @@ impl<'a> Active<'a> {
             match self.exchange(word, word + pin.increment()) {
                 Ok(()) if self.frame() == frame => return Ok(frame),
                 Ok(()) => {
-                    self.unpin(pin, |bits| backing.unmark(bits));
+                    self.unpin(pin, |version, bits| backing.unmark(version, bits));
                     backing.let_go(frame);
                     word = self.pins_word().load(Ordering::Relaxed);
                 }
@@ -360,25 +282,80 @@ impl<'a> Active<'a> {
     fn first_write_pin(self, word: u64, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
         // Busy and pinned: the frame word cannot change.
         let frame = self.frame();
-        let result = backing.mark(None, pin).and_then(|mark| {
+        let version = version_of(word);
+        let result = backing.mark(version, None, pin).and_then(|mark| {
             let allowed = if word & WRITABLE == 0 {
                 Err(Status::BadPage)
             } else if !backing.hold(frame) {
                 Err(Status::GeneralError)
             } else {
-                backing.recheck(mark, frame).inspect_err(|_| backing.let_go(frame))
+                backing.recheck(mark, frame, word & SUB_PAGE != 0).inspect_err(|_| backing.let_go(frame))
             };
-            allowed.inspect_err(|_| backing.unmark(gtf::WRITING))
+            allowed.inspect_err(|_| backing.unmark(version, gtf::WRITING))
         });
         let next = if result.is_ok() { word + pin.increment() } else { word };
         self.pins_word().store(next, Ordering::Release);
         result.map(|()| frame)
     }
 
+    /// Takes a pin of an entry that passes another one on: of version 2, transitive, with a pin of the like
+    /// on the entry passed on, which has `frame`. Its frame is held by that other pin.
+    ///
+    /// # Errors
+    /// The status for the guest; nothing has changed. The other pin is the caller's to drop.
+    pub fn pin_transitive(
+        self,
+        by: DomId,
+        pin: Pin,
+        frame: Frame,
+        backing: &impl Passing,
+    ) -> Result<(), Status> {
+        let word = self.lock();
+        let fits = grantee(word) == u64::from(by.0)
+            && word & TRANSITIVE != 0
+            && word & pin.limit() == 0
+            && self.frame() == frame;
+        let (first, set) = match word {
+            _ if is_idle(word) => (true, pin.bits()),
+            _ if !fits => (false, 0),
+            _ if pin.writes() && word & WRITERS == 0 => (false, gtf::WRITING),
+            _ => (false, 0),
+        };
+        // A switch to version 1 may have come since the entry was seen to be transitive.
+        let result = if version_of(word) == Version::V2 && (first || fits) {
+            backing.mark_transitive(first.then_some(by), pin, set)
+        } else {
+            Err(Status::GeneralError)
+        };
+        let next = match result {
+            Err(_) => word,
+            Ok(()) if first => {
+                self.frame_word().store(frame.0, Ordering::Relaxed);
+                u64::from(by.0) << DOMID_SHIFT | SUB_PAGE | WRITABLE | TRANSITIVE | V2 | pin.increment()
+            }
+            Ok(()) => word + pin.increment(),
+        };
+        self.pins_word().store(next, Ordering::Release);
+        result
+    }
+
     /// Drops a pin, with `unmark` as [`Backing::unmark`]. What [`Backing::hold`] took is the caller's to let
     /// go, afterwards.
-    #[inline]
-    pub fn unpin(self, pin: Pin, unmark: impl FnOnce(u16)) {
+    #[inline(always)]
+    pub fn unpin(self, pin: Pin, unmark: impl FnOnce(Version, u16)) {
+        let word = self.pins_word().load(Ordering::Relaxed);
+        // The only pin of a version-1 entry, as a copy's is nearly always.
+        if word & (BUSY | V2 | PINS) == pin.increment() && self.exchange(word, word | BUSY).is_ok() {
+            unmark(Version::V1, pin.bits());
+            self.pins_word().store(0, Ordering::Release);
+            return;
+        }
+        self.unpin_in_use(pin, unmark);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unpin_in_use(self, pin: Pin, unmark: impl FnOnce(Version, u16)) {
         let mut word = self.pins_word().load(Ordering::Relaxed);
         loop {
             if word & BUSY != 0 {
@@ -389,7 +366,7 @@ impl<'a> Active<'a> {
             debug_assert_ne!(word & (pin.increment() * 0xff), 0, "a pin dropped twice");
             let next = word - pin.increment();
             let clear = if next & PINS == 0 {
-                gtf::READING | if pin.writes() { gtf::WRITING } else { 0 }
+                pin.bits()
             } else if pin.writes() && next & WRITERS == 0 {
                 gtf::WRITING
             } else {
@@ -401,8 +378,9 @@ impl<'a> Active<'a> {
             };
             match self.exchange(word, word | BUSY) {
                 Ok(()) => {
-                    unmark(clear);
-                    let next = if next & PINS == 0 { 0 } else { next };
+                    let version = version_of(word);
+                    unmark(version, clear);
+                    let next = if next & PINS == 0 { idle(version) } else { next };
                     self.pins_word().store(next, Ordering::Release);
                     return;
                 }
@@ -411,33 +389,64 @@ impl<'a> Active<'a> {
         }
     }
 
-    /// Makes an idle entry busy, after waiting for whoever has it busy now. False if it is pinned.
-    #[must_use]
-    pub fn lock_idle(self) -> bool {
+    /// Makes the entry busy, pinned or not, after waiting for whoever has it busy now. Returns its word as it
+    /// was.
+    fn lock(self) -> u64 {
+        let mut word = self.pins_word().load(Ordering::Relaxed);
         loop {
-            match self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return true,
-                Err(word) if word & BUSY == 0 => return false,
-                Err(_) => spin_loop(),
+            if word & BUSY != 0 {
+                spin_loop();
+                word = self.pins_word().load(Ordering::Relaxed);
+                continue;
+            }
+            match self.exchange(word, word | BUSY) {
+                Ok(()) => return word,
+                Err(now) => word = now,
             }
         }
     }
 
-    /// Ends what [`lock_idle`](Self::lock_idle) began.
-    pub fn unlock_idle(self) {
-        self.pins_word().store(0, Ordering::Release);
+    /// Makes an idle entry busy, after waiting for whoever has it busy now. Returns its version, or `None` if
+    /// it is pinned.
+    #[must_use]
+    pub fn lock_idle(self) -> Option<Version> {
+        let mut word = self.pins_word().load(Ordering::Relaxed);
+        loop {
+            if word & BUSY != 0 {
+                spin_loop();
+                word = self.pins_word().load(Ordering::Relaxed);
+                continue;
+            }
+            if !is_idle(word) {
+                return None;
+            }
+            match self.exchange(word, word | BUSY) {
+                Ok(()) => return Some(version_of(word)),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Ends what [`lock_idle`](Self::lock_idle) began, with the entry's version from now on. Also makes a
+    /// zeroed entry that nobody can reach yet one of `version`.
+    pub fn unlock_idle(self, version: Version) {
+        self.pins_word().store(idle(version), Ordering::Release);
+    }
+
+    /// Makes an entry busy whether it is pinned or not.
+    pub fn lock_any(self) {
+        self.lock();
+    }
+
+    /// Ends what [`lock_any`](Self::lock_any) began, with the entry's version from now on.
+    pub fn unlock_any(self, version: Version) {
+        // Busy: nobody else changes the word.
+        let word = self.pins_word().load(Ordering::Relaxed) & !(BUSY | V2);
+        self.pins_word().store(word | idle(version), Ordering::Release);
     }
 
     #[inline]
     fn exchange(self, from: u64, to: u64) -> Result<(), u64> {
         self.pins_word().compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).map(drop)
-    }
-}
-
-/// The bits a first pin sets.
-const fn bits_of(pin: Pin) -> u16 {
-    match pin {
-        Pin::Read => gtf::READING,
-        Pin::Write => gtf::READING | gtf::WRITING,
     }
 }

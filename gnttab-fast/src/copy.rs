@@ -25,6 +25,8 @@ use crate::host::{Batch, Domain, Fault, GuestMemory, Host};
 use crate::op::Progress;
 use crate::status::Status;
 use crate::table::Entry;
+use crate::transitive::{self, Passed};
+use crate::policy::Version;
 use crate::types::{DomId, Gfn, Gref, Mfn, PAGE_SIZE};
 use arrayvec::ArrayVec;
 use copy_engine::Segment;
@@ -123,6 +125,12 @@ impl Key {
         Pin::for_access(self.0 & Self::WRITE != 0)
     }
 
+    /// The reference a key made by [`gref`](Self::gref) is of.
+    fn reference(self) -> (DomId, Gref) {
+        let [.., low, high, _, _] = self.0.to_le_bytes();
+        (DomId(u16::from_le_bytes([low, high])), Gref(abi::low32(self.0)))
+    }
+
     /// Where the search for a claim begins. Multiplicative hashing by the golden ratio.
     #[inline]
     fn slot(self) -> usize {
@@ -163,6 +171,8 @@ struct Plan<'h, H: Host> {
     /// Index of a claim plus one, 0 for an empty slot.
     slots: [u8; SLOTS],
     claims: ArrayVec<Claim<'h>, CLAIMS>,
+    /// Pins that go with pins of transitive entries.
+    passed: ArrayVec<Passed<'h, H::Domain>, CLAIMS>,
     segments: ArrayVec<Segment, BLOCK>,
     statuses: ArrayVec<Status, BLOCK>,
 }
@@ -175,6 +185,7 @@ impl<'h, H: Host> Plan<'h, H> {
             caller: host.caller().id(),
             slots: [0; SLOTS],
             claims: ArrayVec::new(),
+            passed: ArrayVec::new(),
             segments: ArrayVec::new(),
             statuses: ArrayVec::new(),
         }
@@ -269,8 +280,11 @@ impl<'h, H: Host> Plan<'h, H> {
             Named::Grant(granter, gref) => match granter.grants().entry(gref) {
                 None => (Err(Status::BadGntref), None),
                 Some(entry) => {
-                    let grant = Grant::<_, false>::new(granter, entry);
-                    let result = entry.active.pin(self.caller, pin, &grant);
+                    let grant = Grant::<_, false>::new(granter, gref, entry);
+                    let result = entry
+                        .active
+                        .pin(self.caller, pin, &grant)
+                        .or_else(|status| self.claim_passed(granter, gref, entry, pin, status));
                     (result, result.is_ok().then_some(entry))
                 }
             },
@@ -282,6 +296,22 @@ impl<'h, H: Host> Plan<'h, H> {
         self.claims.push(Claim { key, known, entry });
         self.slots[slot] = u8::try_from(self.claims.len()).unwrap_or(0);
         known
+    }
+
+    /// A reference that could not be pinned for what it is: perhaps it passes another one on.
+    #[cold]
+    #[inline(never)]
+    fn claim_passed(
+        &mut self,
+        granter: &'h H::Domain,
+        gref: Gref,
+        entry: Entry<'h>,
+        pin: Pin,
+        status: Status,
+    ) -> Result<Frame, Status> {
+        let (frame, passed) = transitive::pin(self.host, granter, gref, entry, pin, status)?;
+        self.passed.push(passed);
+        Ok(frame)
     }
 
     #[inline(always)]
@@ -300,8 +330,23 @@ impl<'h, H: Host> Plan<'h, H> {
         }
         for claim in &self.claims {
             if let Some(entry) = claim.entry {
-                entry.active.unpin(claim.key.pin(), |bits| entry.shared.unmark(bits));
+                entry.active.unpin(claim.key.pin(), |version, bits| match version {
+                    Version::V1 => entry.shared.unmark(bits),
+                    Version::V2 => self.unmark_v2(claim.key, bits),
+                });
             }
+        }
+        for passed in &self.passed {
+            passed.release();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unmark_v2(&self, key: Key, bits: u16) {
+        let (domid, gref) = key.reference();
+        if let Some(granter) = self.host.domain(domid) {
+            granter.grants().unmark_v2(gref, bits);
         }
     }
 }

@@ -5,62 +5,106 @@
 //! frame, so a copy only makes sure that the frame is its granter's within that epoch.
 
 use crate::active::{Backing, Found, Frame, Pin};
-use crate::host::{Domain, Host};
+use crate::host::{Domain, Host, Ram};
+use crate::policy::Version;
+use crate::shared::v2::WordsV2;
 use crate::shared::{EntryV1, WordV1};
 use crate::status::Status;
 use crate::table::Entry;
-use crate::types::DomId;
+use crate::types::{DomId, Gref};
 
 /// The world around one entry.
 pub(crate) struct Grant<'a, D, const MAPS: bool> {
     granter: &'a D,
+    gref: Gref,
     shared: EntryV1<'a>,
+}
+
+/// A shared entry that was marked, as it was then.
+#[derive(Clone, Copy)]
+pub(crate) enum Mark {
+    V1(WordV1),
+    V2(WordsV2),
 }
 
 impl<'a, D: Domain, const MAPS: bool> Grant<'a, D, MAPS> {
     #[inline]
-    pub(crate) fn new(granter: &'a D, entry: Entry<'a>) -> Self {
-        Self { granter, shared: entry.shared }
+    pub(crate) fn new(granter: &'a D, gref: Gref, entry: Entry<'a>) -> Self {
+        Self { granter, gref, shared: entry.shared }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn mark_v2(&self, grantee: Option<DomId>, pin: Pin) -> Result<Mark, Status> {
+        // Version 2 has fewer entries: the reference was perhaps looked up before the switch.
+        let entry = self.granter.grants().entry_v2(self.gref).ok_or(Status::BadGntref)?;
+        entry.mark(grantee, pin, MAPS).map(Mark::V2)
+    }
+
+    /// The frame a marked entry names.
+    #[inline]
+    fn ram(&self, mark: Mark) -> Option<Ram> {
+        self.granter.ram(match mark {
+            Mark::V1(word) => word.gfn(),
+            Mark::V2(words) => words.gfn(),
+        })
+    }
+}
+
+impl Mark {
+    /// The bytes granted of frame `ram`, and whether that is less than all of it.
+    #[inline]
+    fn range(self, ram: Ram) -> (Frame, bool) {
+        match self {
+            Self::V1(_) => (Frame::whole(ram.mfn), false),
+            Self::V2(words) => (words.range(ram.mfn), words.is_sub_page()),
+        }
     }
 }
 
 impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
-    type Mark = WordV1;
+    type Mark = Mark;
 
     #[inline]
-    fn mark(&self, grantee: Option<DomId>, pin: Pin) -> Result<WordV1, Status> {
-        self.shared.mark(grantee, pin, MAPS)
+    fn mark(&self, version: Version, grantee: Option<DomId>, pin: Pin) -> Result<Mark, Status> {
+        match version {
+            Version::V1 => self.shared.mark(grantee, pin, MAPS).map(Mark::V1),
+            Version::V2 => self.mark_v2(grantee, pin),
+        }
     }
 
     #[inline]
-    fn unmark(&self, bits: u16) {
-        self.shared.unmark(bits);
+    fn unmark(&self, version: Version, bits: u16) {
+        match version {
+            Version::V1 => self.shared.unmark(bits),
+            Version::V2 => self.granter.grants().unmark_v2(self.gref, bits),
+        }
     }
 
     #[inline]
-    fn find(&self, mark: WordV1, pin: Pin) -> Result<Found, Status> {
-        let ram = self.granter.ram(mark.gfn()).ok_or(Status::BadPage)?;
+    fn find(&self, mark: Mark, pin: Pin) -> Result<Found, Status> {
+        let ram = self.ram(mark).ok_or(Status::BadPage)?;
         if pin.writes() && !ram.writable {
             return Err(Status::BadPage);
         }
-        let frame = Frame::whole(ram.mfn);
+        let (frame, sub_page) = mark.range(ram);
         if MAPS && !self.hold(frame) {
             return Err(Status::BadPage);
         }
-        Ok(Found { frame, writable: ram.writable, sub_page: false })
+        Ok(Found { frame, writable: ram.writable, sub_page })
     }
 
-    fn recheck(&self, mark: WordV1, recorded: Frame) -> Result<(), Status> {
+    fn recheck(&self, mark: Mark, recorded: Frame, sub_page: bool) -> Result<(), Status> {
         // A mapping uses the frame on record whatever the entry says now. A copy that finds another frame in
         // the entry fails: it must not use the new one (XSA-500), and Xen does not let it use the old one.
         if MAPS {
             return Ok(());
         }
-        match self.granter.ram(mark.gfn()) {
-            None => Err(Status::BadPage),
-            Some(ram) if ram.mfn == recorded.mfn() => Ok(()),
-            Some(_) => Err(Status::GeneralError),
-        }
+        let ram = self.ram(mark).ok_or(Status::BadPage)?;
+        let (frame, now_sub_page) = mark.range(ram);
+        // Where all of the frame was granted, less of it is no matter: what is on record is used.
+        let same_range = !sub_page || (now_sub_page && frame == recorded);
+        if ram.mfn == recorded.mfn() && same_range { Ok(()) } else { Err(Status::GeneralError) }
     }
 
     fn hold(&self, frame: Frame) -> bool {

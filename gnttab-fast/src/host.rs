@@ -7,7 +7,7 @@
 //!
 //! Static dispatch only: nothing here is used as `dyn`.
 
-use crate::shared::SharedSource;
+use crate::pages::SharedSource;
 use crate::table::Table;
 use crate::types::{DomId, Gfn, Gref, Mfn};
 use copy_engine::Segment;
@@ -90,6 +90,10 @@ pub trait Domain {
 
     /// Returns when no CPU can reach what was unmapped before.
     fn flush(&self);
+
+    /// Takes a frame of its own grant table out of this domain's physical map, if it is at `gfn`, and returns
+    /// when no CPU reaches it there.
+    fn remove_table_frame(&self, gfn: Gfn, mfn: Mfn);
 }
 
 /// Bytes to copy, one segment after the other: each side of a segment lies in one frame that was translated
@@ -123,7 +127,8 @@ pub trait Domains {
 
 /// One hypercall's view of the machine.
 pub trait Host: Domains {
-    /// The domain that called.
+    /// The domain that called. While `GNTTABOP_set_version` runs, the host lets nobody else put frames of its
+    /// table into its physical map.
     fn caller(&self) -> &Self::Domain;
 
     /// Whether the caller may manage another domain's table.

@@ -10,8 +10,8 @@
 //! host's copy, and back through `active` to its status. Map and unmap share all but the plan.
 //!
 //! # Locks
-//! None. An entry's state changes by compare-exchange, see [`active`]; tables grow by publishing pages
-//! before limits; what is found under the hypercall's epoch guard stays until the guard goes.
+//! None on the way of map, unmap and copy. An entry's state changes by compare-exchange, see [`active`]; tables grow by publishing pages
+//! before limits, under a lock that only growth and version switches take; what is found under the hypercall's epoch guard stays until the guard goes.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod host;
 mod manage;
 mod map;
 mod op;
+mod pages;
 pub mod policy;
 mod primitive;
 mod shared;
@@ -33,17 +34,21 @@ mod status;
 mod table;
 #[cfg(all(any(test, feature = "testing"), not(loom)))]
 pub mod testing;
+mod transitive;
 pub mod types;
 mod unmap;
 mod usage;
+mod version;
 
 pub use copy::BLOCK as COPY_BLOCK;
 pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, RanOut, Refused};
 pub use op::{Outcome, Width, grant_table_op};
 pub use policy::{Policy, Version};
-pub use shared::{EntryV1, SharedSource, WordV1};
+pub use pages::SharedSource;
+pub use shared::v2::{EntryV2, WordsV2};
+pub use shared::{EntryV1, WordV1};
 pub use status::{Errno, Status};
-pub use table::{Limits, NotGrown, Scan, Table};
+pub use table::{Limits, NotGrown, Scan, Table, TableFrame};
 pub use types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 pub use unmap::{CHUNK as UNMAP_CHUNK, teardown_step};
 pub use usage::Usage;

@@ -7,7 +7,7 @@ use crate::host::{Domain, Fault, Frames, GuestMemory, Host};
 use crate::op::Progress;
 use crate::policy::Version;
 use crate::status::{Errno, Status};
-use crate::table::Table;
+use crate::table::{Table, TableFrame};
 use crate::types::{DomId, Gref};
 use core::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
@@ -73,18 +73,26 @@ fn fill_list<D: Domain, M: GuestMemory, T: SetupArg>(
 ) -> Result<(), Status> {
     let table = domain.grants();
     table.grow_to(frames).map_err(|_| Status::GeneralError)?;
-    // `frames` is within the limit now, so the loop is bounded.
-    for index in 0..frames {
-        let gfn = table.gfn_or_ones(index);
-        if T::FRAME < 8 && gfn != u64::MAX && gfn >> 32 != 0 {
+    write_list((0..frames).map(|index| table.gfn_or_ones(TableFrame::Shared(index))), list, T::FRAME, memory)
+}
+
+/// Writes where frames are to an array in the caller's memory, of numbers of `width` bytes. The caller bounds
+/// how many there are by a table's limit.
+fn write_list<M: GuestMemory>(
+    gfns: impl Iterator<Item = u64>,
+    list: u64,
+    width: usize,
+    memory: &mut M,
+) -> Result<(), Status> {
+    let mut at = Some(list);
+    for gfn in gfns {
+        if width < 8 && gfn != u64::MAX && gfn >> 32 != 0 {
             return Err(Status::AddressTooBig);
         }
         let bytes = gfn.to_le_bytes();
-        let bytes = bytes.get(..T::FRAME).unwrap_or(&bytes);
-        list.checked_add(u64::from(index) * T::FRAME as u64)
-            .ok_or(Fault)
-            .and_then(|at| memory.write(at, bytes))
-            .map_err(|_| Status::BadVirtAddr)?;
+        let bytes = bytes.get(..width).unwrap_or(&bytes);
+        at.ok_or(Fault).and_then(|at| memory.write(at, bytes)).map_err(|_| Status::BadVirtAddr)?;
+        at = at.and_then(|at| at.checked_add(width as u64));
     }
     Ok(())
 }
@@ -112,39 +120,42 @@ pub(crate) fn query_size<H: Host, M: GuestMemory>(
 pub(crate) trait StatusFramesArg: FromBytes + IntoBytes {
     /// Where its status is.
     const STATUS: usize;
-    /// Domain, frames.
-    fn parts(&self) -> (u16, u32);
+    /// Domain, frames, address of the list.
+    fn parts(&self) -> (u16, u32, u64);
 }
 
 impl StatusFramesArg for abi::GetStatusFrames {
     const STATUS: usize = offset_of!(Self, status);
 
-    fn parts(&self) -> (u16, u32) {
-        (self.dom, self.nr_frames)
+    fn parts(&self) -> (u16, u32, u64) {
+        (self.dom, self.nr_frames, self.frame_list)
     }
 }
 
 impl StatusFramesArg for compat::GetStatusFrames {
     const STATUS: usize = offset_of!(Self, status);
 
-    fn parts(&self) -> (u16, u32) {
-        (self.dom, self.nr_frames)
+    fn parts(&self) -> (u16, u32, u64) {
+        (self.dom, self.nr_frames, u64::from(self.frame_list))
     }
 }
 
-/// `GNTTABOP_get_status_frames`, for exactly one element. A version-1 table has none, so none can be asked
-/// for.
+/// `GNTTABOP_get_status_frames`, for exactly one element: where they are, all ones if nowhere. No more can be
+/// asked for than there are (XSA-382), and a version-1 table has none. The numbers have 64 bits in both widths.
 pub(crate) fn get_status_frames<H: Host, M: GuestMemory, T: StatusFramesArg>(
     host: &H,
     args: &mut Args<'_, M, T>,
 ) -> Result<(), Fault> {
-    let (domain, frames) = args.read(0)?.parts();
-    let status = match managed(host, domain) {
-        Ok(_) if frames == 0 => Status::Okay,
-        Ok(_) => Status::GeneralError,
-        Err(status) => status,
-    };
-    args.write_status(0, T::STATUS, status)
+    let (domain, frames, list) = args.read(0)?.parts();
+    let result = managed(host, domain).and_then(|domain| {
+        let table = domain.grants();
+        if frames > table.status_frames() {
+            return Err(Status::GeneralError);
+        }
+        let gfns = (0..frames).map(|index| table.gfn_or_ones(TableFrame::Status(index)));
+        write_list(gfns, list, size_of::<u64>(), args.memory())
+    });
+    args.write_status(0, T::STATUS, result.err().unwrap_or(Status::Okay))
 }
 
 /// `GNTTABOP_set_version`. The version in force is told in any case.
@@ -153,12 +164,13 @@ pub(crate) fn set_version<H: Host, M: GuestMemory>(
     args: &mut Args<'_, M, abi::SetVersion>,
 ) -> Result<(), Errno> {
     let request = args.read(0).map_err(|Fault| Errno::Fault)?;
-    let table = host.caller().grants();
+    let caller = host.caller();
+    let table = caller.grants();
     let result = match request.version {
-        // The version in force.
-        1 => Ok(()),
-        // What Xen says to a guest that is capped at version 1.
-        2 if table.max_version() == Version::V1 => Err(Errno::NoSystem),
+        1 => table.set_version(Version::V1, |gfn, mfn| caller.remove_table_frame(gfn, mfn)),
+        // As before there was such an operation.
+        2 if table.policy().max_version() == Version::V1 => Err(Errno::NoSystem),
+        2 => table.set_version(Version::V2, |gfn, mfn| caller.remove_table_frame(gfn, mfn)),
         _ => Err(Errno::Invalid),
     };
     let reply = abi::SetVersion { version: table.version().number() };
@@ -205,18 +217,39 @@ fn swap_one<F: Frames>(table: &Table<F>, a: Gref, b: Gref) -> Status {
     if a == b {
         return Status::Okay;
     }
-    if !low.active.lock_idle() {
-        return Status::Eagain;
-    }
-    let status = if high.active.lock_idle() {
-        let word = low.shared.load();
-        low.shared.store(high.shared.load());
-        high.shared.store(word);
-        high.active.unlock_idle();
-        Status::Okay
-    } else {
-        Status::Eagain
+    let Some(version) = low.active.lock_idle() else { return Status::Eagain };
+    let status = match high.active.lock_idle() {
+        None => Status::Eagain,
+        Some(_) => {
+            let done = exchange(table, version, a, b);
+            high.active.unlock_idle(version);
+            done
+        }
     };
-    low.active.unlock_idle();
+    low.active.unlock_idle(version);
     status
+}
+
+/// Exchanges the shared sides of two entries that are both busy, and so both of the table's version.
+fn exchange<F: Frames>(table: &Table<F>, version: Version, a: Gref, b: Gref) -> Status {
+    match version {
+        Version::V1 => {
+            let (Some(a), Some(b)) = (table.entry(a), table.entry(b)) else { return Status::BadGntref };
+            let word = a.shared.load();
+            a.shared.store(b.shared.load());
+            b.shared.store(word);
+        }
+        Version::V2 => {
+            // Version 2 has fewer entries: the references were perhaps looked up before a switch.
+            let (Some(a), Some(b)) = (table.entry_v2(a), table.entry_v2(b)) else {
+                return Status::BadGntref;
+            };
+            let (words, status) = (a.load(), a.status());
+            a.set_status(b.status());
+            a.store(b.load());
+            b.set_status(status);
+            b.store(words);
+        }
+    }
+    Status::Okay
 }

@@ -122,13 +122,14 @@ fn pin_and_map<H: Host>(
     let caller = host.caller();
     let readonly = request.flags & map_flags::READONLY != 0;
     let pin = Pin::for_access(!readonly);
-    let entry = granter.grants().entry(Gref(request.gref)).ok_or(Status::BadGntref)?;
-    let frame = entry.active.pin(caller.id(), pin, &Grant::<_, true>::new(granter, entry))?;
+    let gref = Gref(request.gref);
+    let entry = granter.grants().entry(gref).ok_or(Status::BadGntref)?;
+    let frame = entry.active.pin(caller.id(), pin, &Grant::<_, true>::new(granter, gref, entry))?;
     let gfn = Gfn(request.host_addr >> PAGE_SHIFT);
     // Other flags, those for bits of page-table entries, have no place to go in a physical map.
     let flags_known = request.flags & !(map_flags::HOST_MAP | map_flags::READONLY) == 0;
     if !flags_known || caller.map_frame(gfn, frame.mfn(), !readonly).is_err() {
-        entry.active.unpin(pin, |bits| entry.shared.unmark(bits));
+        entry.unpin(pin, granter.grants(), gref);
         granter.put_frame(frame.mfn());
         return Err(Status::GeneralError);
     }

@@ -1,104 +1,25 @@
-//! Pages of the table, and the entries a guest shares with the hypervisor.
+//! The entries a guest shares with the hypervisor, version 1; version 2 is in [`v2`].
 //!
-//! The only module of the crate with `unsafe`, and that is one dereference: a page of a [`Directory`]
-//! becomes a reference to atomics. A shared frame is written by its guest at any time, also with plain
-//! stores and other widths; for us it is an array of atomic words, each read once for a decision and
-//! changed by compare-exchange or by an atomic AND, never assumed to keep its value.
-//!
-//! # Publication
-//! A directory only grows. Who grows a table puts each page into its slot with a release exchange, and
-//! raises the table's limit after that, so whoever reads the limit first (acquire) finds the page (XSA-218:
-//! the page published after the limit).
-#![allow(unsafe_code)]
+//! The guest writes them at any time. Each word is read once for a decision.
+
+pub(crate) mod v2;
 
 use crate::abi::gtf;
 use crate::active::Pin;
-use crate::primitive::{AtomicPtr, AtomicU64, Ordering};
+use crate::primitive::{AtomicU64, Ordering};
 use crate::status::Status;
-use crate::types::{DomId, Gfn, Mfn};
-use alloc::boxed::Box;
-use core::ptr::{self, NonNull};
-use maptrack::{Page, PageSource};
+use crate::types::{DomId, Gfn};
 
 /// Attempts to change a shared entry before its guest is taken to be hostile: as many as Xen makes.
-const TRIES: u32 = 5;
-
-/// A source of frames that a guest will see.
-///
-/// # Safety
-/// As for [`PageSource`], except that the guest reads and writes the page too. `mfn` of a page that came
-/// from `take` is the machine frame it lies in.
-pub unsafe trait SharedSource: PageSource {
-    /// The machine frame of a page of this source.
-    fn mfn(&self, page: NonNull<Page>) -> Mfn;
-}
-
-/// A growing array of pages from one source.
-pub(crate) struct Directory<S: PageSource> {
-    source: S,
-    slots: Box<[AtomicPtr<Page>]>,
-}
-
-impl<S: PageSource> Directory<S> {
-    /// An empty directory of `slots` slots.
-    pub(crate) fn new(source: S, slots: usize) -> Self {
-        Self { source, slots: (0..slots).map(|_| AtomicPtr::new(ptr::null_mut())).collect() }
-    }
-
-    /// The page in a slot. `None` if there is none yet, or no such slot.
-    #[inline]
-    pub(crate) fn page(&self, slot: usize) -> Option<&Page> {
-        let page = self.slots.get(slot)?.load(Ordering::Acquire);
-        // SAFETY: a slot holds null or a page the source gave to this directory, zeroed before the release
-        // exchange that put it there. It is given back in `drop` only. All access is atomic, so the guest's
-        // writes are no data race; the source says nobody else has it.
-        unsafe { page.as_ref() }
-    }
-
-    /// The page in a slot, as the source knows it.
-    pub(crate) fn raw(&self, slot: usize) -> Option<NonNull<Page>> {
-        NonNull::new(self.slots.get(slot)?.load(Ordering::Acquire))
-    }
-
-    /// Makes sure that a slot has a page. False if there is no memory or no such slot. Any number of CPUs
-    /// may race: one page wins, the others are given back.
-    pub(crate) fn fill(&self, slot: usize) -> bool {
-        let Some(slot) = self.slots.get(slot) else { return false };
-        if !slot.load(Ordering::Acquire).is_null() {
-            return true;
-        }
-        let Some(page) = self.source.take() else { return false };
-        let won = slot.compare_exchange(ptr::null_mut(), page.as_ptr(), Ordering::AcqRel, Ordering::Acquire);
-        if won.is_err() {
-            // SAFETY: the page came from this source just now and nobody has seen it.
-            unsafe { self.source.give_back(page) };
-        }
-        true
-    }
-
-    pub(crate) fn source(&self) -> &S {
-        &self.source
-    }
-}
-
-impl<S: PageSource> Drop for Directory<S> {
-    fn drop(&mut self) {
-        for slot in &self.slots {
-            if let Some(page) = NonNull::new(slot.load(Ordering::Acquire)) {
-                // SAFETY: the page came from this source; `&mut self` says no reference to it is left.
-                unsafe { self.source.give_back(page) };
-            }
-        }
-    }
-}
+pub(crate) const TRIES: u32 = 5;
 
 /// A version-1 entry as it was at one moment: `frame:32 | domid:16 | flags:16`, in memory order the
 /// structure of the header, read in one load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WordV1(u64);
+pub struct WordV1(pub(crate) u64);
 
 impl WordV1 {
-    fn flags(self) -> u16 {
+    pub(crate) fn flags(self) -> u16 {
         let [a, b, ..] = self.0.to_le_bytes();
         u16::from_le_bytes([a, b])
     }

@@ -82,7 +82,7 @@ impl<'h, D: Domain> Mapping<'h, D> {
     /// Drops pin and page reference, in this order, once nothing reaches the frame any more.
     fn release(self) -> Claim {
         let Self { claim, granter, entry, frame, pin } = self;
-        entry.active.unpin(pin, |bits| entry.shared.unmark(bits));
+        entry.unpin(pin, granter.grants(), Gref(claim.info().gref));
         granter.put_frame(frame.mfn());
         claim
     }

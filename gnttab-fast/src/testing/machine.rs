@@ -203,6 +203,13 @@ impl Domain for MockDomain {
         Ok(())
     }
 
+    fn remove_table_frame(&self, gfn: Gfn, mfn: Mfn) {
+        if self.at(gfn) == (Kind::Special, mfn) {
+            self.set(gfn, Kind::None, Mfn(0));
+        }
+        self.flush();
+    }
+
     fn flush(&self) {
         self.unflushed.store(0, Ordering::Release);
         self.flushes.fetch_add(1, Ordering::AcqRel);

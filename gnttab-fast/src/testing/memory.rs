@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::host::{Batch, Fault, GuestMemory};
-use crate::shared::SharedSource;
+use crate::pages::SharedSource;
 use crate::types::{DomId, Mfn, PAGE_SIZE};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
