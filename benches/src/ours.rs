@@ -211,6 +211,10 @@ impl<'m> Domain for Dom<'m> {
         // The round of interrupts is left out on both sides.
         fence(Ordering::SeqCst);
     }
+
+    fn remove_table_frame(&self, _: Gfn, _: Mfn) {
+        // No frame of a table is in a physical map here.
+    }
 }
 
 /// Our grant tables on the machine.

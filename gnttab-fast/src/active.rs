@@ -54,10 +54,10 @@ use crate::policy::Version;
 use crate::primitive::{AtomicU64, Ordering, spin_loop};
 use crate::status::Status;
 use crate::types::DomId;
-pub use words::{Frame, Pin, Pins};
 use words::{
     BUSY, DOMID_SHIFT, PINS, SUB_PAGE, TRANSITIVE, V2, WRITABLE, WRITERS, grantee, idle, is_idle, version_of,
 };
+pub use words::{Frame, Pin, Pins};
 
 /// What the first pin of an entry finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -203,9 +203,9 @@ impl<'a> Active<'a> {
         pin: Pin,
         backing: &impl Backing,
     ) -> Result<Frame, Status> {
-        let found = backing.mark(version, Some(by), pin).and_then(|mark| {
-            backing.find(mark, pin).inspect_err(|_| backing.unmark(version, pin.bits()))
-        });
+        let found = backing
+            .mark(version, Some(by), pin)
+            .and_then(|mark| backing.find(mark, pin).inspect_err(|_| backing.unmark(version, pin.bits())));
         let found = match found {
             Ok(found) => found,
             Err(status) => {

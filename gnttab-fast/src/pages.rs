@@ -77,10 +77,6 @@ impl<S: PageSource> Directory<S> {
         }
         true
     }
-
-    pub(crate) fn source(&self) -> &S {
-        &self.source
-    }
 }
 
 impl<S: SharedSource> Directory<S> {

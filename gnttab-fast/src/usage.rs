@@ -4,7 +4,6 @@
 //! what the table keeps anyway, the handles in use from the CPUs' magazines. Numbers read one after the
 //! other need not fit each other while other CPUs work; each of them was true at its moment.
 
-use crate::abi::V1_PER_FRAME;
 use crate::host::Frames;
 use crate::policy::Version;
 use crate::table::Table;
@@ -40,7 +39,7 @@ impl<F: Frames> Table<F> {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let maptrack = self.maptrack();
-        let max_version = self.max_version();
+        let max_version = self.policy().max_version();
         let frames = self.frames();
         Usage {
             version: self.version(),
@@ -48,9 +47,8 @@ impl<F: Frames> Table<F> {
             transitive: self.policy().transitive() && max_version >= Version::V2,
             frames,
             max_frames: self.limits().frames,
-            // Version 1 has none.
-            status_frames: 0,
-            references: frames * V1_PER_FRAME,
+            status_frames: self.status_frames(),
+            references: self.entries(),
             // Frees seen before their allocations would make the difference larger than the limit.
             handles: u32::try_from(maptrack.in_use()).unwrap_or(u32::MAX).min(maptrack.limit()),
             max_handles: maptrack.limit(),

@@ -70,11 +70,7 @@ impl<F: Frames> Drop for Stopped<'_, F> {
 impl<F: Frames> Table<F> {
     /// Switches to a version that the policy allows. `unplace` takes a status frame out of the guest's
     /// physical map and returns when no CPU reaches it there.
-    pub(crate) fn set_version(
-        &self,
-        to: Version,
-        mut unplace: impl FnMut(Gfn, Mfn),
-    ) -> Result<(), Errno> {
+    pub(crate) fn set_version(&self, to: Version, mut unplace: impl FnMut(Gfn, Mfn)) -> Result<(), Errno> {
         let _managing = self.manage();
         let from = self.version();
         if from == to {

@@ -5,7 +5,7 @@
 
 use gnttab_fast::abi::gtf;
 use gnttab_fast::active::{Active, Backing, Found, Frame, Pin};
-use gnttab_fast::{DomId, EntryV1, Mfn, Status, WordV1};
+use gnttab_fast::{DomId, EntryV1, Mfn, Status, Version, WordV1};
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::sync::Arc;
@@ -54,7 +54,7 @@ impl World {
     }
 
     fn unpin(&self, pin: Pin) {
-        self.active().unpin(pin, |bits| EntryV1::new(&self.shared).unmark(bits));
+        self.active().unpin(pin, |_, bits| EntryV1::new(&self.shared).unmark(bits));
     }
 }
 
@@ -82,11 +82,11 @@ impl Grant<'_> {
 impl Backing for Grant<'_> {
     type Mark = WordV1;
 
-    fn mark(&self, grantee: Option<DomId>, pin: Pin) -> Result<WordV1, Status> {
+    fn mark(&self, _: Version, grantee: Option<DomId>, pin: Pin) -> Result<WordV1, Status> {
         EntryV1::new(&self.world.shared).mark(grantee, pin, false)
     }
 
-    fn unmark(&self, bits: u16) {
+    fn unmark(&self, _: Version, bits: u16) {
         EntryV1::new(&self.world.shared).unmark(bits);
     }
 
@@ -96,7 +96,7 @@ impl Backing for Grant<'_> {
         Ok(Found { frame, writable: true, sub_page: false })
     }
 
-    fn recheck(&self, _: WordV1, _: Frame) -> Result<(), Status> {
+    fn recheck(&self, _: WordV1, _: Frame, _: bool) -> Result<(), Status> {
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use gnttab_fast::abi::{
     Transfer, compat, gtf, map_flags::*, op,
 };
 use gnttab_fast::testing::{Flat, Machine, MachineBuilder};
-use gnttab_fast::{Domain, Errno, Gfn, Gref, Limits, NotGrown, Outcome, Policy, Status, Version, Width};
+use gnttab_fast::{
+    Domain, Errno, Gfn, Gref, Limits, NotGrown, Outcome, Policy, Status, TableFrame, Version, Width,
+};
 
 const OKAY: i16 = Status::Okay as i16;
 
@@ -43,7 +45,7 @@ fn run_setup(m: &Machine, caller: u16, dom: u16, frames: u32, controls: bool) ->
 fn setup_table_grows_and_tells_where_frames_are() {
     let m = machine();
     let table = m.domain(1).grants();
-    assert_eq!(table.place(0, Gfn(0x1_2345_6789)), None);
+    assert_eq!(table.place(TableFrame::Shared(0), Gfn(0x1_2345_6789)), None);
     let (status, list) = run_setup(&m, 1, SELF, 3, false);
     assert_eq!((status, table.frames()), (OKAY, 3));
     // Frames that were never put anywhere are told as all ones (XSA-101), and no more than asked for is told.
@@ -74,7 +76,7 @@ fn a_list_that_cannot_be_written() {
 #[test]
 fn a_32_bit_list_never_holds_a_truncated_frame() {
     let m = machine();
-    m.domain(1).grants().place(0, Gfn(0xffff_fffe));
+    m.domain(1).grants().place(TableFrame::Shared(0), Gfn(0xffff_fffe));
     let run = |frames| {
         let mut bytes = bytes_of(&[setup_compat(SELF, frames, u32::try_from(ARGS + 16).unwrap())]);
         bytes.extend([0x55; 16]);
@@ -85,7 +87,7 @@ fn a_32_bit_list_never_holds_a_truncated_frame() {
         (status, read_all::<u32>(&memory.bytes()[16..]))
     };
     assert_eq!(run(2), (OKAY, vec![0xffff_fffe, u32::MAX, 0x5555_5555, 0x5555_5555]));
-    m.domain(1).grants().place(1, Gfn(0x1_0000_0000));
+    m.domain(1).grants().place(TableFrame::Shared(1), Gfn(0x1_0000_0000));
     assert_eq!(run(2).0, Status::AddressTooBig.abi());
     assert_eq!(run(1).0, OKAY);
 }
@@ -104,8 +106,9 @@ fn query_size_tells_frames_and_limit() {
 }
 
 #[test]
-fn versions() {
-    let m = machine();
+fn versions_where_only_the_first_is_allowed() {
+    let policy = Policy::new(Version::V1, true);
+    let m = MachineBuilder { policy, ..MachineBuilder::default() }.build(3);
     let host = m.host(1, 0);
     let set = |version| call_on(&host, Width::Bits64, op::SET_VERSION, &[SetVersion { version }]);
     assert_eq!(set(1), (Outcome::Done, vec![SetVersion { version: 1 }]));
@@ -217,11 +220,11 @@ fn frames_for_the_physical_map() {
     assert!(m.ram().owns(m.domain(1).id(), last));
     assert_eq!(table.shared_frame(4), Err(NotGrown::Limit));
     assert_eq!(table.shared_frame(u32::MAX), Err(NotGrown::Limit));
-    assert_eq!(table.place(2, Gfn(30)), None);
-    assert_eq!(table.place(2, Gfn(31)), Some(Gfn(30)));
+    assert_eq!(table.place(TableFrame::Shared(2), Gfn(30)), None);
+    assert_eq!(table.place(TableFrame::Shared(2), Gfn(31)), Some(Gfn(30)));
     assert!(!table.displace(Gfn(30)));
     assert!(table.displace(Gfn(31)));
-    assert_eq!(table.place(2, Gfn(30)), None);
+    assert_eq!(table.place(TableFrame::Shared(2), Gfn(30)), None);
     assert!(!table.displace(Gfn(u64::MAX)));
 }
 

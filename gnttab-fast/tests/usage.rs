@@ -40,10 +40,11 @@ fn it_tells_the_policy_as_far_as_it_takes_effect() {
         (Policy::new(Version::V1, true), false),
         (Policy::new(Version::V1, false), false),
         (Policy::new(Version::V2, false), false),
+        (Policy::new(Version::V2, true), true),
     ] {
         let m = machine(policy);
         let usage = m.domain(1).grants().usage();
-        assert_eq!(usage.max_version, m.domain(1).grants().max_version());
+        assert_eq!(usage.max_version, m.domain(1).grants().policy().max_version());
         assert_eq!(usage.transitive, transitive, "{policy}");
     }
 }

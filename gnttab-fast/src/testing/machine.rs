@@ -1,7 +1,7 @@
 //! Domains and hosts.
 
 use super::memory::{FrameStore, Shared};
-use crate::abi::{EntryV1, V1_PER_FRAME};
+use crate::abi::{EntryV1, EntryV2FullPage, STATUS_PER_FRAME, V1_PER_FRAME, V2_PER_FRAME};
 use crate::host::{self, Batch, Domain, Domains, Frames, GuestMemory, Host, Refused};
 use crate::op::{Outcome, Width, grant_table_op};
 use crate::policy::Policy;
@@ -14,7 +14,7 @@ use copy_engine::Engine;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use maptrack::HeapPages;
-use zerocopy::transmute;
+use zerocopy::{FromBytes, Immutable, IntoBytes, transmute};
 
 /// What a gfn of a mock domain holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,13 @@ fn pack(kind: Kind, mfn: Mfn) -> u64 {
 fn unpack(word: u64) -> (Kind, Mfn) {
     let kind = usize::try_from(word >> KIND_SHIFT).ok().and_then(|i| KINDS.get(i));
     (kind.copied().unwrap_or(Kind::None), Mfn(word & ((1 << KIND_SHIFT) - 1)))
+}
+
+/// The sixteen bytes of a version-2 entry as words.
+fn words_of<T: IntoBytes + Immutable>(entry: &T) -> [u64; 2] {
+    let words = <[u64; 2]>::read_from_bytes(entry.as_bytes());
+    let Ok(words) = words else { panic!("a version-2 entry has 16 bytes") };
+    words
 }
 
 /// The mock machine's page sources.
@@ -126,6 +133,37 @@ impl MockDomain {
     pub fn read_entry(&self, gref: Gref) -> EntryV1 {
         let (mfn, word) = self.entry_word(gref);
         transmute!(self.ram.load(mfn, word))
+    }
+
+    fn words_v2(&self, gref: Gref) -> (Mfn, usize) {
+        let frame = self.table.shared_frame(gref.0 / V2_PER_FRAME);
+        let Ok(mfn) = frame else { panic!("{gref:?} is beyond the table's limit") };
+        (mfn, (gref.0 % V2_PER_FRAME) as usize * 2)
+    }
+
+    /// Writes a version-2 entry of any member of the union, as the guest does: the header's word last.
+    pub fn write_entry_v2<T: IntoBytes + Immutable>(&self, gref: Gref, entry: &T) {
+        let (mfn, word) = self.words_v2(gref);
+        let [header, body] = words_of(entry);
+        self.ram.store(mfn, word + 1, body);
+        self.ram.store(mfn, word, header);
+    }
+
+    /// Reads a version-2 entry, as the guest does.
+    #[must_use]
+    pub fn read_entry_v2(&self, gref: Gref) -> EntryV2FullPage {
+        let (mfn, word) = self.words_v2(gref);
+        transmute!([self.ram.load(mfn, word), self.ram.load(mfn, word + 1)])
+    }
+
+    /// Reads the status of a version-2 entry, as the guest does.
+    #[must_use]
+    pub fn status(&self, gref: Gref) -> u16 {
+        let frame = self.table.status_frame(gref.0 / STATUS_PER_FRAME);
+        let Ok(mfn) = frame else { panic!("{gref:?} has no status") };
+        let index = (gref.0 % STATUS_PER_FRAME) as usize;
+        let statuses: [u16; 4] = transmute!(self.ram.load(mfn, index / 4));
+        statuses[index % 4]
     }
 
     /// The machine frame of its own memory at `gfn`.
@@ -261,13 +299,23 @@ impl MachineBuilder {
     /// If the numbers do not fit each other.
     #[must_use]
     pub fn build(&self, domains: u16) -> Machine {
-        let tables = self.limits.frames as usize;
+        self.build_with(domains, |_| self.policy)
+    }
+
+    /// As [`build`](Self::build), with each domain's own policy.
+    ///
+    /// # Panics
+    /// If the numbers do not fit each other.
+    #[must_use]
+    pub fn build_with(&self, domains: u16, policy: impl Fn(u16) -> Policy) -> Machine {
+        // With a status frame to each shared frame, which is more than enough.
+        let tables = 2 * self.limits.frames as usize;
         let ram = FrameStore::new(usize::from(domains) * (self.memory + tables) + self.spare);
-        let domains = (1..=domains).map(|id| self.domain(DomId(id), &ram)).collect();
+        let domains = (1..=domains).map(|id| self.domain(DomId(id), &ram, policy(id))).collect();
         Machine { ram, domains, engine: None }
     }
 
-    fn domain(&self, id: DomId, ram: &Arc<FrameStore>) -> MockDomain {
+    fn domain(&self, id: DomId, ram: &Arc<FrameStore>, policy: Policy) -> MockDomain {
         assert!(self.memory <= self.gfns);
         let p2m = (0..self.gfns)
             .map(|gfn| match gfn < self.memory {
@@ -276,7 +324,7 @@ impl MachineBuilder {
             })
             .collect();
         let shared = Shared { ram: Arc::clone(ram), owner: id };
-        let table = Table::new(HeapPages, shared, self.limits, self.policy, self.cpus);
+        let table = Table::new(HeapPages, shared, self.limits, policy, self.cpus);
         let Ok(table) = table else { panic!("no memory for a table") };
         MockDomain {
             id,

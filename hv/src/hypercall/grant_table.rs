@@ -21,7 +21,7 @@ use crossbeam_epoch::Guard;
 use gnttab_fast::types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use gnttab_fast::{
     Batch, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, RanOut, Refused, Scan, Table,
-    grant_table_op, teardown_step,
+    TableFrame, grant_table_op, teardown_step,
 };
 
 use super::{Call, Outcome};
@@ -44,6 +44,8 @@ pub use resource::{Resource, foreign_added, foreign_removed};
 const HANDLES: u32 = 256;
 /// Entries looked at in one step.
 const ENTRIES: u32 = 2048;
+/// `XENMAPIDX_grant_table_status`: the index is a status frame's.
+const MAPIDX_STATUS: u32 = 1 << 31;
 
 /// Where the pages of grant tables come from.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl GrantTable {
 
 fn errno_of(why: NotGrown) -> Errno {
     match why {
-        NotGrown::Limit => Errno::EINVAL,
+        NotGrown::Limit | NotGrown::Version => Errno::EINVAL,
         NotGrown::NoMemory => Errno::ENOMEM,
     }
 }
@@ -184,6 +186,15 @@ impl gnttab_fast::Domain for Domain {
 
     fn flush(&self) {
         tlb::flush_domain(&self.tlb);
+    }
+
+    fn remove_table_frame(&self, gfn: Gfn, mfn: Mfn) {
+        let ours = |entry: P2mEntry| entry.mfn == mfn && entry.kind == P2mKind::Shared;
+        // Not split from anything, so nothing to be short of.
+        if let Ok(Some(_)) = self.p2m.clear_if(gfn, ours) {
+            tlb::flush_domain(&self.tlb);
+            frames::put_ref(mfn);
+        }
     }
 }
 
@@ -388,6 +399,8 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         vt::Width::Bits64 => gnttab_fast::Width::Bits64,
         vt::Width::Bits32 => gnttab_fast::Width::Bits32,
     };
+    // Status frames come and go with the version.
+    let _physmap = (cmd_word & ops::MASK == ops::SET_VERSION).then(|| call.domain.memory_lock.lock());
     let outcome = grant_table_op(&view, &mut memory, width, cmd_word, args, count_word);
     let elements = match outcome {
         gnttab_fast::Outcome::Done => count_word,
@@ -439,26 +452,38 @@ const fn low32(word: u64) -> u32 {
     word as u32
 }
 
+/// The frame of the table that an index of `XENMAPSPACE_grant_table` names.
+fn table_frame(index: u64) -> Result<TableFrame, Errno> {
+    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+    Ok(match index & MAPIDX_STATUS {
+        0 => TableFrame::Shared(index),
+        _ => TableFrame::Status(index & !MAPIDX_STATUS),
+    })
+}
+
 /// The frame `XENMEM_add_to_physmap` names in `XENMAPSPACE_grant_table`; the table grows up to its limit for
-/// it. The domain's, with the table's reference to it.
+/// it. The domain's, with the table's reference to it. Under the domain's memory lock, which keeps version
+/// switches out.
 ///
 /// # Errors
-/// `EINVAL` beyond the limit or without memory to grow.
+/// `EINVAL` beyond the limit, without memory to grow, and for a status frame of a version-1 table.
 pub fn physmap_frame(domain: &Domain, index: u64) -> Result<Mfn, Errno> {
-    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
-    let frame = Resource::Shared.frame(domain, index);
+    let frame = match table_frame(index)? {
+        TableFrame::Shared(index) => Resource::Shared.frame(domain, index),
+        TableFrame::Status(index) => Resource::Status.frame(domain, index),
+    };
     limits::look(domain);
     frame
 }
 
-/// Records that shared frame `index` now stands at `gfn`. Returns where it stood before: the caller takes it
+/// Records that a frame of the table now stands at `gfn`. Returns where it stood before: the caller takes it
 /// out there. Under the domain's memory lock.
 pub fn physmap_placed(domain: &Domain, index: u64, gfn: Gfn) -> Option<Gfn> {
-    domain.grants.table.place(u32::try_from(index).ok()?, gfn)
+    domain.grants.table.place(table_frame(index).ok()?, gfn)
 }
 
-/// Records that what stood at `gfn` was removed; nothing if it was no shared frame. Under the domain's memory
-/// lock.
+/// Records that what stood at `gfn` was removed; nothing if it was no frame of the table. Under the domain's
+/// memory lock.
 pub fn physmap_removed(domain: &Domain, gfn: Gfn) {
     domain.grants.table.displace(gfn);
 }

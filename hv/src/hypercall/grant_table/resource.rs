@@ -50,11 +50,12 @@ impl Resource {
     }
 
     pub(super) fn frame(self, owner: &Domain, index: u32) -> Result<Mfn, Errno> {
+        let table = &owner.grants.table;
         match self {
-            Self::Shared => owner.grants.table.shared_frame(index).map_err(|_| Errno::EINVAL),
-            // The table is of version 1.
-            Self::Status => Err(Errno::EINVAL),
+            Self::Shared => table.shared_frame(index),
+            Self::Status => table.status_frame(index),
         }
+        .map_err(|_| Errno::EINVAL)
     }
 }
 
