@@ -123,7 +123,7 @@ pub const CASES: &[Case] = &[
         name: "capabilities: all allowed",
         quick: false,
         setup: |machine, made| hello(machine, made, "hello"),
-        expect: &["capabilities: grant table version 1 of at most ", "@result"],
+        expect: &["capabilities: grant table version 1 of at most 2, transitive true, ", "@result"],
         never: TROUBLE,
         end: End::Any,
     },
@@ -150,8 +150,7 @@ pub const CASES: &[Case] = &[
             module(machine, made, "hello", "domain=one gnttab=no-transitive gnttab_max_frames=4")
         },
         expect: &[
-            "capabilities: grant table version 1 of at most ",
-            "transitive false, ",
+            "capabilities: grant table version 1 of at most 2, transitive false, ",
             "of 4 frames",
             "@result",
         ],
