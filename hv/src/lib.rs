@@ -15,6 +15,7 @@ pub mod abi;
 pub mod arch;
 pub mod boot;
 pub mod cmdline;
+pub mod debug_keys;
 pub mod dev;
 pub mod domain;
 pub mod epoch;

@@ -1,7 +1,7 @@
 //! Child processes: line by line, with a time limit, ended by their handle and by nothing else.
 
-use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,15 +32,26 @@ pub enum Event {
 /// A running child; dropped, it is killed and reaped.
 pub struct Job {
     child: Child,
+    /// Its input, if it was asked for.
+    input: Option<ChildStdin>,
     lines: Receiver<(Stream, String)>,
 }
 
 impl Job {
     /// Starts `command` with its output piped and no input.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::start(command, Stdio::null())
+    }
+
+    /// Starts `command` with its output and its input piped.
+    pub fn spawn_with_input(command: &mut Command) -> Result<Self> {
+        Self::start(command, Stdio::piped())
+    }
+
+    fn start(command: &mut Command, input: Stdio) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -52,7 +63,14 @@ impl Job {
         if let Some(err) = child.stderr.take() {
             forward(err, Stream::Err, sender);
         }
-        Ok(Self { child, lines })
+        let input = child.stdin.take();
+        Ok(Self { child, input, lines })
+    }
+
+    /// Writes to the child's input.
+    pub fn write(&mut self, text: &str) -> Result<()> {
+        let input = self.input.as_mut().context("the child was given no input")?;
+        input.write_all(text.as_bytes()).and_then(|()| input.flush()).context("cannot write to the child")
     }
 
     /// Waits at most `limit` for the next event.
@@ -163,6 +181,15 @@ mod tests {
         let error = run(&mut sh("exec sleep 60"), &step, Duration::from_millis(200)).err().unwrap();
         assert!(error.to_string().contains("was ended"), "{error}");
         assert!(since.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_is_written_reaches_the_child() {
+        let mut job = Job::spawn_with_input(&mut sh("read line; echo \"$line there\"")).unwrap();
+        job.write("who\n").unwrap();
+        assert_eq!(job.next(Duration::from_secs(20)), Event::Line(Stream::Out, "who there".to_owned()));
+        let mut deaf = Job::spawn(&mut sh("exit 0")).unwrap();
+        assert!(deaf.write("x").is_err());
     }
 
     #[test]

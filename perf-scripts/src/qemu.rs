@@ -64,6 +64,16 @@ pub struct Machine {
     pub limit: Duration,
     /// The first line must come within this.
     pub first_line: Duration,
+    /// Typed on the serial line, in this order, each when a line with its piece has come.
+    pub keys: Vec<Keys>,
+}
+
+/// Keys to be typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// A piece of the line after which.
+    pub after: &'static str,
+    pub keys: &'static str,
 }
 
 impl Machine {
@@ -81,6 +91,7 @@ impl Machine {
             cpu_model: None,
             limit: Duration::from_secs(60),
             first_line: Duration::from_secs(15),
+            keys: Vec::new(),
         }
     }
 
@@ -213,7 +224,10 @@ pub fn boot_traced(
     const TRACED: &str = "Trace ";
     let since = Instant::now();
     let control = Control::new();
-    let job = Job::spawn(&mut machine.command(&control.path))?;
+    let mut command = machine.command(&control.path);
+    let mut job =
+        if machine.keys.is_empty() { Job::spawn(&mut command) } else { Job::spawn_with_input(&mut command) }?;
+    let mut typed = machine.keys.iter().peekable();
     let (mut lines, mut complaints) = (Vec::new(), String::new());
     let ending = loop {
         let limit = if lines.is_empty() { machine.first_line.min(machine.limit) } else { machine.limit };
@@ -227,6 +241,9 @@ pub fn boot_traced(
                 let line = printable(&line);
                 if from.is_some_and(|from| Line::parse(&line).text == from) {
                     control.ask("log exec,nochain")?;
+                }
+                if let Some(due) = typed.next_if(|due| line.contains(due.after)) {
+                    job.write(due.keys)?;
                 }
                 let next = reader(&Line::parse(&line));
                 lines.push(line);

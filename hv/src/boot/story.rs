@@ -5,14 +5,14 @@ use super::{BootInfo, MemKind, entry::Image, fail, free::FreeRanges, phys::BootM
 use crate::{
     arch::x86::{
         acpi::{self, Acpi},
-        apic, cpu,
+        apic, cpu, ioapic,
         percpu::{self, PerCpu},
         power,
         smp::Trampoline,
         stacks, tables, time, vectors,
     },
-    cmdline::{self, Options},
-    dev::console,
+    cmdline::{self, Com1, Options},
+    dev::{console, uart::Uart},
     domain::launch,
     info,
     mm::{direct::phys_to_virt, frames, grants, paging},
@@ -46,6 +46,7 @@ pub fn start(info: &BootInfo, memory: BootMap) -> ! {
     unsafe { PerCpu::leak(0, 0, stacks::boot_stacks()).install() };
     start_clock(&acpi);
     grants::choose_copy_kernel(options.copy);
+    open_input(&acpi, options.com1);
     let cpus = trampoline.start_all(&acpi, options.maxcpus);
     info!("CPUs: {cpus} running, of {}", acpi.cpus.len().max(1));
 
@@ -153,6 +154,18 @@ fn start_clock(acpi: &Acpi) {
     apic::init();
     apic::calibrate_timer();
     info!("TSC {} kHz by {source}, {mode}", time::tsc_khz());
+}
+
+/// Lets the console take debug keys. A machine that has no way to do so only has none.
+fn open_input(acpi: &Acpi, com1: Com1) {
+    let routed = Uart::isa_irq(com1)
+        .ok_or("no interrupt is known for a port there")
+        .and_then(|irq| ioapic::route(acpi, acpi.isa(irq), vectors::VEC_CONSOLE));
+    match routed {
+        Ok(()) if console::enable_receive() => info!("console: debug keys, h lists them"),
+        Ok(()) => {}
+        Err(why) => warn!("console: no debug keys: {why}"),
+    }
 }
 
 fn enable_virtualisation() {

@@ -51,6 +51,14 @@ impl Serial {
     const fn bypass(com1: Com1) -> Self {
         Self(Some(super::uart::Uart::opened(com1)))
     }
+
+    fn enable_receive(&self) -> bool {
+        self.0.as_ref().map(super::uart::Uart::enable_receive).is_some()
+    }
+
+    fn receive(&self) -> Option<u8> {
+        self.0.as_ref()?.receive()
+    }
 }
 
 #[cfg(feature = "bare-metal")]
@@ -75,6 +83,16 @@ impl HostOutput {
     const fn bypass(_: Com1) -> Self {
         Self
     }
+
+    #[expect(clippy::unused_self, reason = "as the serial port's")]
+    const fn enable_receive(&self) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, reason = "as the serial port's")]
+    const fn receive(&self) -> Option<u8> {
+        None
+    }
 }
 
 #[cfg(not(feature = "bare-metal"))]
@@ -94,6 +112,23 @@ impl Write for HostOutput {
 pub fn init(com1: Com1, level: LogLevel) {
     *PORT.lock() = Port::open(com1);
     LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// Lets the port raise its interrupt for each byte received; false when there is no port.
+pub fn enable_receive() -> bool {
+    PORT.lock().enable_receive()
+}
+
+/// Reads what has come. The port is emptied, or it would not raise its interrupt again; what finds no room in
+/// `bytes` is dropped.
+pub fn receive<const ROOM: usize>(bytes: &mut ArrayVec<u8, ROOM>) {
+    /// A port that has more than this at once is broken.
+    const AT_MOST: usize = 4096;
+    let port = PORT.lock();
+    for byte in core::iter::from_fn(|| port.receive()).take(AT_MOST) {
+        // No room: dropped.
+        let _ = bytes.try_push(byte);
+    }
 }
 
 /// Prints one line at a level; the macros' other half.

@@ -1,4 +1,5 @@
 //! Devices the hypervisor drives itself.
 
 pub mod console;
+pub mod input;
 pub mod uart;

@@ -1,10 +1,12 @@
-//! The 16550 serial port, polled, transmit only.
+//! The 16550 serial port: sending is polled, receiving raises an interrupt.
 //!
-//! The port is written with interrupts off and under the console's lock. Waiting for the transmitter is
+//! The port is used with interrupts off and under the console's lock. Waiting for the transmitter is
 //! bounded: a port that stops answering costs lines, not the machine.
 
 use crate::{arch::x86::port, cmdline::Com1};
 
+/// Line status: a byte has been received.
+const LSR_DATA_READY: u8 = 1;
 /// Line status: room for another byte.
 const LSR_THR_EMPTY: u8 = 1 << 5;
 
@@ -53,6 +55,29 @@ impl Uart {
             core::hint::spin_loop();
         }
         self.write(0, byte);
+    }
+
+    /// The interrupt line of a port at one of the places a PC has them.
+    #[must_use]
+    pub const fn isa_irq(com1: Com1) -> Option<u8> {
+        match com1.port {
+            0x3f8 | 0x3e8 => Some(4),
+            0x2f8 | 0x2e8 => Some(3),
+            _ => None,
+        }
+    }
+
+    /// Makes the port raise its interrupt when a byte has come. What came before is dropped.
+    pub fn enable_receive(&self) {
+        self.write(2, 7); // FIFOs on and empty, an interrupt for each byte
+        self.write(4, 0xb); // DTR, RTS, and OUT2, which lets a PC's port have its interrupt line
+        self.write(1, 1); // interrupt: data received
+    }
+
+    /// A byte that has come.
+    #[must_use]
+    pub fn receive(&self) -> Option<u8> {
+        (self.read(5) & LSR_DATA_READY != 0).then(|| self.read(0))
     }
 
     fn read(&self, register: u16) -> u8 {

@@ -13,6 +13,7 @@ use gnttab_fast::types::{Gfn, PAGE_SHIFT};
 use super::run::Leave;
 use crate::abi::sched::SHUTDOWN_POWEROFF;
 use crate::arch::x86::irq;
+use crate::dev::input;
 use crate::domain::{Domain, Vcpu, counters::ExitKind, lifecycle, vcpu::NOT_POLLING};
 use crate::hypercall::{self, After, grant_table};
 use crate::vt::{self, Exit, GuestException, Width};
@@ -32,7 +33,10 @@ pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exi
     domain.counters.exit(kind(exit));
     match exit {
         Exit::Hypercall => return call(domain, vcpu, arch),
-        Exit::ExternalInterrupt => irq::window(),
+        Exit::ExternalInterrupt => {
+            irq::window();
+            input::work();
+        }
         Exit::Nmi | Exit::InterruptWindow => {}
         Exit::Hlt => {
             step_over(domain, arch);

@@ -15,6 +15,7 @@ use crate::arch::x86::{
     percpu::{self, PerCpu},
     time,
 };
+use crate::dev::input;
 use crate::domain::{
     Domain, Life, Vcpu, lifecycle,
     vcpu::{NO_TIMER, NOT_POLLING, POLL_DONE},
@@ -40,6 +41,7 @@ pub fn cpu_loop() -> ! {
     let cpu = percpu::this();
     loop {
         timer::expire(&cpu.sched);
+        input::work();
         let more = lifecycle::work();
         if let Some((domain, id)) = pick(cpu) {
             if let Some(vcpu) = domain.vcpu(id) {

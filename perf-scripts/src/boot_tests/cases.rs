@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::{Case, End};
 use crate::image::Artefacts;
 use crate::places;
-use crate::qemu::{Machine, Module};
+use crate::qemu::{Keys, Machine, Module};
 
 /// What no good boot prints.
 pub const TROUBLE: &[&str] = &["panic", "@fail", "bad option", "crashed"];
@@ -397,6 +397,55 @@ pub const CASES: &[Case] = &[
         expect: THREE_PAIRS,
         never: PAIR_TROUBLE,
         end: End::Off,
+    },
+    Case {
+        name: "debug keys: a running pair",
+        quick: true,
+        setup: |machine, made| {
+            machine.limit = Duration::from_secs(30);
+            module(machine, made, "netback", "domain=back data=frames -- seconds=20")?;
+            module(machine, made, "netfront", "domain=front data=frames -- seconds=20")?;
+            machine.keys.push(Keys { after: "@first-packet", keys: "hg" });
+            frames(machine)
+        },
+        expect: &[
+            "key g: ",
+            "grants of d1 back: version 1 (at most ",
+            ", frames 1 of 64, status frames 0, handles ",
+            "grants of d2 front: version 1 (at most ",
+            ", handles 0 of 262144 in 0 frames",
+            "grants of d2 front: reference 8: pinned by d1, ",
+            "grants: 2 domains",
+        ],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "debug keys: while a guest spins",
+        quick: false,
+        setup: |machine, made| {
+            machine.limit = Duration::from_secs(20);
+            misbehave(machine, made, "spin")?;
+            machine.keys.push(Keys { after: "faulty: spin", keys: "g" });
+            Ok(())
+        },
+        expect: &["grants of d1 faulty: version 1", "grants: 1 domains"],
+        never: TROUBLE,
+        end: End::Any,
+    },
+    Case {
+        name: "debug keys: with nothing to do",
+        quick: false,
+        setup: |machine, made| {
+            machine.limit = Duration::from_secs(20);
+            hello(machine, made, "hello")?;
+            machine.cmdline.clear();
+            machine.keys.push(Keys { after: "d1 hello: leaked frames: 0", keys: "g" });
+            Ok(())
+        },
+        expect: &["grants: 0 domains"],
+        never: TROUBLE,
+        end: End::Any,
     },
     Case {
         name: "guest: spins for ever",

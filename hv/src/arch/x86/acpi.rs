@@ -30,6 +30,28 @@ pub struct Sleep {
     pub enable: Option<(u16, u8)>,
 }
 
+/// An I/O APIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoApic {
+    /// Where its registers are.
+    pub address: u32,
+    /// The global system interrupt of its first pin.
+    pub first: u32,
+}
+
+/// An ISA interrupt whose global system interrupt has another number or another kind than the usual.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Override {
+    /// The ISA interrupt.
+    pub irq: u8,
+    /// Its global system interrupt.
+    pub gsi: u32,
+    /// It is active when low.
+    pub low: bool,
+    /// It is of a level, not of an edge.
+    pub level: bool,
+}
+
 /// What the tables told.
 #[derive(Clone, Debug, Default)]
 pub struct Acpi {
@@ -39,6 +61,10 @@ pub struct Acpi {
     pub cpus_left_out: u32,
     /// Where the local APICs appear.
     pub local_apic: Option<u64>,
+    /// The interrupt controllers of devices. More than fit are left out.
+    pub ioapics: ArrayVec<IoApic, 8>,
+    /// ISA interrupts that are wired differently. More than fit are left out.
+    pub overrides: ArrayVec<Override, 16>,
     /// The PM timer's port.
     pub pm_timer: Option<u16>,
     /// How to switch off.
@@ -133,6 +159,13 @@ pub fn find_rsdp(memory: &impl PhysRead) -> Option<u64> {
 }
 
 impl Acpi {
+    /// How an ISA interrupt is wired; the usual is an edge, to the pin of the same number.
+    #[must_use]
+    pub fn isa(&self, irq: u8) -> Override {
+        let usual = Override { irq, gsi: irq.into(), low: false, level: false };
+        self.overrides.iter().find(|wired| wired.irq == irq).copied().unwrap_or(usual)
+    }
+
     /// Reads the tables below the root pointer at `rsdp`. Nothing is required: what is missing or
     /// damaged is left out.
     #[must_use]
@@ -180,6 +213,8 @@ impl Acpi {
 
     fn read_madt<M: PhysRead>(&mut self, madt: &Table<'_, M>) {
         const LOCAL_APIC: u8 = 0;
+        const IO_APIC: u8 = 1;
+        const OVERRIDE: u8 = 2;
         const LOCAL_APIC_ADDRESS: u8 = 5;
         const LOCAL_X2APIC: u8 = 9;
         const ENABLED: u32 = 1;
@@ -198,8 +233,23 @@ impl Acpi {
             {
                 self.cpus_left_out += 1;
             }
-            if kind == LOCAL_APIC_ADDRESS {
-                self.local_apic = madt.u64(at + 4);
+            match kind {
+                LOCAL_APIC_ADDRESS => self.local_apic = madt.u64(at + 4),
+                IO_APIC => {
+                    if let Some((address, first)) = madt.u32(at + 4).zip(madt.u32(at + 8)) {
+                        let _ = self.ioapics.try_push(IoApic { address, first });
+                    }
+                }
+                OVERRIDE => {
+                    if let (Some(irq), Some(gsi), Some(flags)) =
+                        (madt.u8(at + 3), madt.u32(at + 4), madt.u16(at + 8))
+                    {
+                        // Polarity in bits 0 and 1, trigger mode in 2 and 3; 3 is low, and level.
+                        let (low, level) = (flags & 3 == 3, flags >> 2 & 3 == 3);
+                        let _ = self.overrides.try_push(Override { irq, gsi, low, level });
+                    }
+                }
+                _ => {}
             }
             // An entry shorter than its own header would be read for ever.
             at += u64::from(len.max(2));
@@ -305,6 +355,8 @@ mod tests {
         madt.extend([0, 8, 1, 4, 1, 0, 0, 0]);
         madt.extend([0, 8, 2, 5, 0, 0, 0, 0]);
         madt.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
+        madt.extend([2, 10, 0, 9, 9, 0, 0, 0, 0xd, 0]);
+        madt.extend([2, 10, 0, 3, 19, 0, 0, 0, 0xf, 0]);
         madt.extend([9, 16, 0, 0, 0x34, 0x12, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0]);
         memory.put(0xe_2000, &table(b"APIC", &madt));
 
@@ -332,6 +384,10 @@ mod tests {
             let acpi = Acpi::read(&memory, 0xf_5b40);
             assert_eq!(acpi.cpus.as_slice(), [0, 4, 0x1234]);
             assert_eq!(acpi.local_apic, Some(0xfee0_0000));
+            assert_eq!(acpi.ioapics.as_slice(), [IoApic { address: 0xfec0_0000, first: 0 }]);
+            assert_eq!(acpi.isa(4), Override { irq: 4, gsi: 4, low: false, level: false });
+            assert_eq!(acpi.isa(9), Override { irq: 9, gsi: 9, low: false, level: true });
+            assert_eq!(acpi.isa(3), Override { irq: 3, gsi: 19, low: true, level: true });
             assert_eq!(acpi.pm_timer, Some(0x608));
             assert_eq!(
                 acpi.s5,

@@ -9,6 +9,8 @@ pub mod apic;
 pub mod cpu;
 #[cfg(not(feature = "bare-metal"))]
 pub mod host;
+#[cfg(feature = "bare-metal")]
+pub mod ioapic;
 pub mod irq;
 pub mod mem_fns;
 pub mod msr;

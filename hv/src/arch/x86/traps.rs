@@ -17,6 +17,7 @@ use core::{
 use x86_64::{VirtAddr, structures::idt::InterruptDescriptorTable};
 
 use super::{apic, percpu, power, tables::Ist, vectors};
+use crate::dev::input;
 
 /// The registers of interrupted code, as the common path leaves them on the stack.
 #[repr(C)]
@@ -155,8 +156,12 @@ extern "sysv64" fn arrived(frame: &TrapFrame) {
         vector if vector < 32 => crate::panic::exception(frame),
         vector if vector == u64::from(vectors::VEC_SPURIOUS) => {}
         vector => {
-            if vector != u64::from(vectors::VEC_KICK) && vector != u64::from(vectors::VEC_TIMER) {
-                STRAY_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+            match u8::try_from(vector) {
+                Ok(vectors::VEC_KICK | vectors::VEC_TIMER) => {}
+                Ok(vectors::VEC_CONSOLE) => input::arrived(),
+                _ => {
+                    STRAY_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+                }
             }
             apic::eoi();
         }

@@ -4,6 +4,8 @@
 pub const VEC_KICK: u8 = 0xf0;
 /// The local APIC timer. Its handler only acknowledges: the scheduler looks at deadlines.
 pub const VEC_TIMER: u8 = 0xf1;
+/// The console's serial port has received something. Its handler notes it for who opened the window.
+pub const VEC_CONSOLE: u8 = 0xf2;
 /// Spurious interrupts of the local APIC.
 pub const VEC_SPURIOUS: u8 = 0xff;
 /// Where the PICs' interrupts would go, if they were not all masked: spurious ones cannot be.
