@@ -71,8 +71,10 @@ pub enum Outcome {
 /// What the run loop does after a hypercall.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum After {
-    /// Back to the guest, if its domain still runs.
+    /// Back to the guest.
     Resume,
+    /// Back to the guest, which makes the call again, if there is nothing else to do.
+    Again,
     /// The vCPU blocks if there is no reason to run.
     Block,
     /// The next one's turn.
@@ -129,9 +131,10 @@ static BY_NUMBER: [Option<Handler>; nr::PAGE_SLOTS as usize] = {
 /// Handles the hypercall of a vCPU's last exit: looks it up, does it, sets the result and steps over it.
 pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
     let guard = epoch::pin();
+    let width = arch.width();
     // As Xen answers user mode of an HVM guest.
     let outcome = if arch.cpl() == 0 {
-        dispatch(domain, vcpu, arch, &guard)
+        dispatch(domain, vcpu, arch, &guard, width)
     } else {
         Outcome::Done(Errno::EPERM.ret())
     };
@@ -142,16 +145,16 @@ pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
         Outcome::Down => (0, After::Down),
         Outcome::Again(args) => {
             arch.set_hypercall_args(args);
-            return After::Resume;
+            return After::Again;
         }
     };
-    arch.set_result(result);
-    arch.advance(&domain.p2m, &guard);
+    arch.finish_hypercall(width, result, &domain.p2m, &guard);
     after
 }
 
-fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guard) -> Outcome {
-    let (number, args) = arch.hypercall_args();
+#[inline]
+fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guard, width: Width) -> Outcome {
+    let (number, args) = arch.hypercall_args(width);
     let Some((handler, slot)) = handler(number) else {
         refuse(domain, "hypercall", u64::from(number));
         return Outcome::Done(Errno::ENOSYS.ret());
@@ -159,7 +162,6 @@ fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guar
     domain.counters.hypercalls[slot].add(1);
     let current = &percpu::this().current;
     current.set_op(Some(number));
-    let width = arch.width();
     let outcome = handler(&mut Call { domain, vcpu, arch, guard, width, args });
     current.set_op(None);
     outcome

@@ -51,6 +51,7 @@ pub struct CpuTlb {
 
 impl CpuTlb {
     /// This pCPU is about to enter `domain`. Returns the generation that the vCPU must have flushed to.
+    #[inline]
     pub fn enter(&self, domain: &DomainTlb) -> u64 {
         let entry = self.entries.load(Ordering::Relaxed).wrapping_add(1);
         self.entries.store(entry, Ordering::Relaxed);
@@ -61,6 +62,7 @@ impl CpuTlb {
     }
 
     /// This pCPU has left guest mode.
+    #[inline]
     pub fn leave(&self) {
         // Release: what the guest wrote through old translations is before this for the flusher that reads it.
         self.in_guest.store(0, Ordering::Release);

@@ -24,15 +24,27 @@ use crate::{epoch, info, rate_limited};
 pub(super) enum Next {
     /// Look around and enter the guest again.
     Enter,
+    /// Enter the guest again: nothing has happened that nobody tells of.
+    Straight,
     /// Give up the pCPU.
     Leave(Leave),
 }
 
 /// Handles one exit.
+#[inline(always)]
 pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
+    if exit == Exit::Hypercall {
+        domain.counters.exit(ExitKind::Hypercall);
+        return call(domain, vcpu, arch);
+    }
+    other(domain, vcpu, arch, exit)
+}
+
+/// Handles all exits but hypercalls.
+fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
     domain.counters.exit(kind(exit));
     match exit {
-        Exit::Hypercall => return call(domain, vcpu, arch),
+        Exit::Hypercall => {}
         Exit::ExternalInterrupt => {
             irq::window();
             input::work();
@@ -125,9 +137,11 @@ fn step_over(domain: &Domain, arch: &mut vt::Vcpu) {
 }
 
 /// A hypercall.
+#[inline]
 fn call(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> Next {
     match hypercall::handle(domain, vcpu, arch) {
-        After::Resume => Next::Enter,
+        After::Resume => Next::Straight,
+        After::Again => Next::Enter,
         After::Yield => Next::Leave(Leave::Turn),
         After::Down => {
             vcpu.set_up(false);

@@ -113,7 +113,10 @@ pub fn stop_vcpu(vcpu: &Vcpu) {
 
 /// Deadlines of the vCPU that runs here have been set.
 pub fn timers_changed(vcpu: &Vcpu) {
-    timer::adopt(&percpu::this().sched, vcpu);
+    let own = &percpu::this().sched;
+    timer::adopt(own, vcpu);
+    // The local APIC is to be set anew before the guest goes on.
+    own.attention.store(true, Ordering::Relaxed);
 }
 
 /// Gets a pCPU out of guest mode or out of its sleep.
@@ -148,6 +151,9 @@ fn enqueue(vcpu: &Vcpu, woken: bool) {
         target.sched.attention.store(true, Ordering::Relaxed);
     } else if woken || target.sched.idle.load(Ordering::SeqCst) {
         kick(cpu);
+    } else {
+        // No hurry, but its next turn shall have an end.
+        target.sched.attention.store(true, Ordering::SeqCst);
     }
 }
 

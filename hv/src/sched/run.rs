@@ -3,6 +3,11 @@
 //! No vCPU has a host stack: everything that must survive an exit is in the vCPU, and a hypercall that is not
 //! finished leaves the rest of its work in the guest's registers. Between two entries the loop sends pending
 //! interrupts in, fires timers and looks whether somebody else's turn has come.
+//!
+//! After a hypercall that is done it does not look for all of that again. Whoever has something for the vCPU says so
+//! ([`super::wake`]), whoever has something for the pCPU sets `attention`, and deadlines are the local APIC's, which
+//! was set when the loop looked last: it is only the one byte that the guest may write itself,
+//! `evtchn_upcall_pending`, that is looked at.
 #![forbid(unsafe_code)]
 
 use alloc::sync::Arc;
@@ -154,16 +159,31 @@ fn run(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> 
         if end.is_some_and(|end| time::rdtsc() >= end) {
             return Leave::Turn;
         }
-        own.slice_end.store(end.unwrap_or(whole), Ordering::Relaxed);
+        own.slice_end
+            .store(end.unwrap_or_else(|| time::rdtsc().saturating_add(whole - start)), Ordering::Relaxed);
         inject(domain, vcpu, arch);
         timer::arm(own, end);
-        let exit = arch.run(&domain.tlb);
-        vcpu.run.set_in_guest(false);
-        match exit::handle(domain, vcpu, arch, exit) {
-            exit::Next::Enter => {}
-            exit::Next::Leave(leave) => return leave,
+        loop {
+            let exit = arch.run(cpu, &domain.tlb);
+            vcpu.run.set_in_guest(false);
+            match exit::handle(domain, vcpu, arch, exit) {
+                exit::Next::Straight => {}
+                exit::Next::Enter => break,
+                exit::Next::Leave(leave) => return leave,
+            }
+            if !straight_on(own, domain, vcpu) {
+                break;
+            }
         }
     }
+}
+
+/// Whether the guest may be entered again without looking around (module docs). It is marked as in guest mode.
+#[inline(always)]
+fn straight_on(own: &CpuSched, domain: &Domain, vcpu: &Vcpu) -> bool {
+    vcpu.run.enter_again()
+        && !own.attention.load(Ordering::SeqCst)
+        && vcpu.info(domain).is_none_or(|info| info.upcall_pending().load(Ordering::SeqCst) == 0)
 }
 
 /// When the turn ends, given who waits now.

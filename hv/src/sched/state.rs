@@ -18,7 +18,9 @@
 //! step 3, and the sleeper sees the reason. The same argument covers entry to guest mode: the runner sets
 //! `in_guest`, then looks for reasons to inject; the waker publishes, then reads `in_guest` and sends an IPI
 //! if it is set. The IPI reaches the pCPU at or after its entry (interrupts are off before it), which then
-//! exits at once. A waker that reads *runnable* may leave: the state turns to *running* before the runner
+//! exits at once. A runner that comes from a hypercall does not look for reasons again, only at `told`, which a
+//! waker sets that has found it in root mode: the runner sets `in_guest`, then reads `told`; the waker
+//! sets `told`, then reads `in_guest` once more. A waker that reads *runnable* may leave: the state turns to *running* before the runner
 //! looks.
 #![forbid(unsafe_code)]
 
@@ -58,6 +60,8 @@ pub struct RunState {
     status: AtomicU32,
     cpu: AtomicU32,
     in_guest: AtomicBool,
+    /// A waker found it in root mode.
+    told: AtomicBool,
 }
 
 impl RunState {
@@ -68,6 +72,7 @@ impl RunState {
             status: AtomicU32::new(Status::Down as u32),
             cpu: AtomicU32::new(cpu),
             in_guest: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -113,19 +118,38 @@ impl RunState {
                     }
                 }
                 Status::Running if self.in_guest.load(Ordering::SeqCst) => return Wake::Kick(self.cpu()),
-                Status::Running => return Wake::Look(self.cpu()),
+                Status::Running => {
+                    self.told.store(true, Ordering::SeqCst);
+                    // It may be on its way in, and have looked at `told` before we set it.
+                    if self.in_guest.load(Ordering::SeqCst) {
+                        return Wake::Kick(self.cpu());
+                    }
+                    return Wake::Look(self.cpu());
+                }
                 Status::Runnable | Status::Down => return Wake::Nothing,
             }
         }
     }
 
     /// Told by the runner before it looks for reasons and enters, and after it came back.
+    #[inline]
     pub fn set_in_guest(&self, inside: bool) {
         if inside {
             self.in_guest.store(true, Ordering::SeqCst);
+            if self.told.load(Ordering::SeqCst) {
+                // Before it looks, so that it does not forget what it has not seen.
+                self.told.store(false, Ordering::SeqCst);
+            }
         } else {
             self.in_guest.store(false, Ordering::Release);
         }
+    }
+
+    /// The runner enters again and has not looked for reasons; false: it must, for somebody has told it so.
+    #[inline]
+    pub fn enter_again(&self) -> bool {
+        self.in_guest.store(true, Ordering::SeqCst);
+        !self.told.load(Ordering::SeqCst)
     }
 }
 
@@ -180,6 +204,50 @@ mod tests {
                     if reason.load(Ordering::SeqCst) && run.change(Status::Blocked, Status::Runnable) {
                         enqueue();
                     }
+                }
+            });
+        });
+    }
+
+    /// A runner that only looks at `told` between entries, against a waker: what was published is seen, or a
+    /// kick is on its way.
+    #[test]
+    fn who_enters_again_without_looking_is_told() {
+        const ROUNDS: u32 = 20_000;
+        let run = RunState::new(0);
+        assert!(run.change(Status::Down, Status::Runnable) && run.start(0));
+        let (published, kicks) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    published.store(round, Ordering::SeqCst);
+                    if matches!(run.wake(), Wake::Kick(_)) {
+                        kicks.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+            scope.spawn(|| {
+                let (mut seen, mut taken) = (0, 0);
+                while seen < ROUNDS {
+                    run.set_in_guest(true);
+                    seen = published.load(Ordering::SeqCst);
+                    run.set_in_guest(false);
+                    // Hypercalls, until something is to be seen: a kick ends guest mode, `told` forbids it.
+                    let mut again = 0u32;
+                    while run.enter_again() && kicks.load(Ordering::SeqCst) == taken {
+                        run.set_in_guest(false);
+                        again += 1;
+                        assert!(again < 100_000_000 || seen < published.load(Ordering::SeqCst));
+                        if again.is_multiple_of(1024) {
+                            thread::yield_now();
+                        }
+                        // The waker has ended: nothing may be left unseen without a sign.
+                        if published.load(Ordering::SeqCst) == ROUNDS && seen == ROUNDS {
+                            return;
+                        }
+                    }
+                    taken = kicks.load(Ordering::SeqCst);
+                    run.set_in_guest(false);
                 }
             });
         });

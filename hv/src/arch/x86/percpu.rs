@@ -122,6 +122,7 @@ impl PerCpu {
 
 /// The block of the CPU we run on.
 #[must_use]
+#[inline]
 pub fn this() -> &'static PerCpu {
     #[cfg(feature = "bare-metal")]
     {
@@ -152,6 +153,7 @@ pub fn try_this() -> Option<&'static PerCpu> {
 
 /// The number of the CPU we run on.
 #[must_use]
+#[inline]
 pub fn cpu_id() -> u32 {
     this().id
 }

@@ -36,7 +36,10 @@ use self::{
 };
 use super::{Exit, Gprs, GuestException, Width, insn::Insn};
 use crate::{
-    arch::x86::{cpu as host_cpu, percpu},
+    arch::x86::{
+        cpu as host_cpu,
+        percpu::{self, PerCpu},
+    },
     mm::{
         frames::{self, Owner},
         guest::{GuestSpace, Paging},
@@ -77,6 +80,10 @@ pub struct Vcpu {
     hypercall_at: (u64, u64),
     /// Groups of the VMCB written since the last entry.
     dirty: u32,
+    /// Groups the hardware may keep from one entry to the next, when they have not been written.
+    may_keep: u32,
+    /// The hardware tells where an intercepted instruction ends.
+    next_rips: bool,
 }
 
 // SAFETY: the VMCB is a frame of this value's own; nothing in it is tied to a CPU except the ASID, which
@@ -109,6 +116,8 @@ impl Vcpu {
             exited_at: None,
             hypercall_at: (u64::MAX, 0),
             dirty: clean::ALL,
+            may_keep: if host_cpu::features().vmcb_clean { clean::ALL } else { 0 },
+            next_rips: host_cpu::features().nrips,
         };
         let c = vcpu.control();
         c.intercepts[2] = EXCEPTIONS;
@@ -148,12 +157,14 @@ impl Vcpu {
         Some(vcpu)
     }
 
+    #[inline]
     fn control(&mut self) -> &mut Vmcb {
         // SAFETY: the frame is this value's own, page-aligned and a valid Vmcb whatever its bytes; the hardware
         // writes it only inside `run::enter`, which borrows all of `self`.
         unsafe { self.vmcb.as_mut() }
     }
 
+    #[inline]
     fn state(&self) -> &Vmcb {
         // SAFETY: as in `control`.
         unsafe { self.vmcb.as_ref() }
@@ -177,8 +188,8 @@ impl Vcpu {
     }
 
     /// Runs the guest until something needs a decision. Root mode, interrupts off, `load` done.
-    pub fn run(&mut self, tlb: &DomainTlb) -> Exit {
-        let cpu = percpu::this();
+    /// `cpu` is this pCPU.
+    pub fn run(&mut self, cpu: &PerCpu, tlb: &DomainTlb) -> Exit {
         let generation = cpu.tlb.enter(tlb);
         if generation != self.tlb_generation || !cpu.vt.holds(self.asid, cpu.id) {
             let (asid, flush_all) = cpu.vt.fresh(cpu.id);
@@ -188,8 +199,7 @@ impl Vcpu {
             c.asid = asid.value;
             c.tlb_control = if flush_all { vmcb::TLB_FLUSH_ALL } else { 0 };
         }
-        let clean = if host_cpu::features().vmcb_clean { clean::ALL & !self.dirty } else { 0 };
-        self.control().clean = clean;
+        self.control().clean = self.may_keep & !self.dirty;
         let other_xcr0 = self.xstate.enter_guest(self.cr4());
         // SAFETY: root mode with interrupts off (the run loop's rule); the VMCB is ours, and its CPU's alone while
         // `self` is borrowed; `host_state` was filled by `init_cpu`, without which no scheduler runs here.
@@ -203,6 +213,10 @@ impl Vcpu {
         let pending = c.exit_int_info;
         if pending & event::VALID != 0 && !runs_again(pending) {
             c.event_inj = pending;
+        }
+        if c.exit_code == exit::VMMCALL {
+            self.exited_at = Some(Insn::Vmmcall);
+            return Exit::Hypercall;
         }
         self.reason()
     }
@@ -278,11 +292,29 @@ impl Vcpu {
         self.control().event_inj = inject;
     }
 
+    /// Ends the hypercall that a caller of this width has made: its result, and the step over it.
+    #[inline]
+    pub fn finish_hypercall(&mut self, width: Width, value: i64, p2m: &P2m, guard: &Guard) {
+        let value = value.cast_unsigned();
+        let (wide, next_rips, verified) = (width == Width::Bits64, self.next_rips, self.hypercall_at);
+        let c = self.control();
+        c.rax = if wide { value } else { value & 0xffff_ffff };
+        // The usual call, from 64-bit code.
+        if wide && next_rips && c.next_rip != 0 {
+            c.rip = c.next_rip;
+        } else if wide && verified == (c.rip, c.cr3) {
+            c.rip = c.rip.wrapping_add(3);
+        } else {
+            return self.advance(p2m, guard);
+        }
+        c.interrupt_shadow = 0;
+    }
+
     /// Steps over the instruction of the last exit.
     pub fn advance(&mut self, p2m: &P2m, guard: &Guard) {
         let next = if let Some(insn) = self.exited_at {
             let c = self.state();
-            if host_cpu::features().nrips && c.next_rip != 0 {
+            if self.next_rips && c.next_rip != 0 {
                 c.next_rip
             } else if insn == Insn::Vmmcall && self.hypercall_at == (c.rip, c.cr3) {
                 c.rip.wrapping_add(3)
@@ -327,6 +359,7 @@ impl Vcpu {
 
     /// Width of the code that runs now.
     #[must_use]
+    #[inline]
     pub fn width(&self) -> Width {
         let c = self.state();
         if c.efer & EFER_LMA != 0 && c.cs.attributes & vmcb::ATTR_LONG != 0 {
@@ -338,12 +371,14 @@ impl Vcpu {
 
     /// Privilege level of the code that runs now.
     #[must_use]
+    #[inline]
     pub fn cpl(&self) -> u8 {
         self.state().cpl
     }
 
     /// How linear addresses translate now.
     #[must_use]
+    #[inline]
     pub fn paging(&self) -> Paging {
         let c = self.state();
         Paging { cr0: c.cr0, cr3: c.cr3, cr4: c.cr4, efer: c.efer }
@@ -459,12 +494,13 @@ impl Vcpu {
 
     /// The hypercall the guest makes: its number and arguments, in the caller's ABI.
     #[must_use]
-    pub fn hypercall_args(&self) -> (u32, [u64; 6]) {
+    #[inline]
+    pub fn hypercall_args(&self, width: Width) -> (u32, [u64; 6]) {
         let g = &self.switched.gprs;
         let rax = self.state().rax;
         #[expect(clippy::cast_possible_truncation, reason = "EAX is the number")]
         let nr = rax as u32;
-        let args = match self.width() {
+        let args = match width {
             Width::Bits64 => [g.rdi, g.rsi, g.rdx, g.r10, g.r8, g.r9],
             Width::Bits32 => [g.rbx, g.rcx, g.rdx, g.rsi, g.rdi, g.rbp].map(|value| value & 0xffff_ffff),
         };
@@ -480,13 +516,6 @@ impl Vcpu {
         } else {
             [g.rbx, g.rcx, g.rdx, g.rsi, g.rdi, g.rbp] = args;
         }
-    }
-
-    /// Sets a hypercall's result.
-    pub fn set_result(&mut self, value: i64) {
-        let value = value.cast_unsigned();
-        let wide = self.width() == Width::Bits64;
-        self.control().rax = if wide { value } else { value & 0xffff_ffff };
     }
 
     /// The guest's XCR0.

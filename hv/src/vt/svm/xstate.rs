@@ -3,7 +3,7 @@
 //! It stays in the registers while the same vCPU goes on running here, and moves when the scheduler
 //! changes vCPUs. XMM registers are not part of it (the stub has them), so the image leaves bit 1 out.
 
-use core::arch::x86_64::{_fxsave64, _xgetbv, _xsetbv};
+use core::arch::x86_64::{_fxsave64, _xsetbv};
 
 use gnttab_fast::types::{Mfn, PAGE_SHIFT};
 use raw_cpuid::cpuid;
@@ -57,13 +57,19 @@ pub struct XState {
     debug: [u64; 4],
     /// The guest's TSC_AUX.
     pub tsc_aux: u64,
+    /// XCR0 in root mode; 0 when the CPU has no XSAVE.
+    host: u64,
+    /// XSETBV is not intercepted (see [`XState::leave_guest`]).
+    unseen: bool,
 }
 
 impl XState {
     /// The state after reset.
     pub fn new() -> Option<Self> {
         let area = frames::alloc(0, Owner::Hypervisor)?;
-        let state = Self { area, xcr0: X87, debug: [0; 4], tsc_aux: 0 };
+        let host = if offered() == 0 { 0 } else { host_value() };
+        let unseen = host != 0 && !cpu::features().nrips;
+        let state = Self { area, xcr0: X87, debug: [0; 4], tsc_aux: 0, host, unseen };
         // FCW after FNINIT; an XSAVE header of zero makes XRSTOR initialise the rest.
         let at = state.at();
         // SAFETY: the first bytes of a frame of our own.
@@ -115,9 +121,10 @@ impl XState {
     /// With CR4.OSXSAVE clear nothing in the guest depends on XCR0, and XSETBV is dear (under another hypervisor
     /// it exits), so ours stays. Should the guest set OSXSAVE then, it sees until its next exit a value it is
     /// offered and has not asked for, where a real CPU shows the one of reset.
+    #[inline]
     pub fn enter_guest(&self, cr4: u64) -> bool {
-        let matters = cr4 & CR4_OSXSAVE != 0 || !cpu::features().nrips;
-        let differs = matters && offered() != 0 && self.xcr0 != host_value();
+        let matters = cr4 & CR4_OSXSAVE != 0 || self.unseen;
+        let differs = matters && self.host != 0 && self.xcr0 != self.host;
         if differs {
             // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0`, is the one of reset, or was this
             // CPU's already.
@@ -131,19 +138,17 @@ impl XState {
     /// QEMU 7.2's TCG does not intercept XSETBV: the guest's runs by itself, so what it left is looked at, or the
     /// copy kernels would meet it. Such a machine is known by having XSAVE but no next-RIP saving, which every
     /// CPU with XSAVE has.
+    #[inline]
     pub fn leave_guest(&mut self, differed: bool) {
-        if offered() == 0 {
-            return;
-        }
         let mut differs = differed;
-        if !cpu::features().nrips {
+        if self.unseen {
             // SAFETY: XSAVE is on.
             self.xcr0 = unsafe { xgetbv0() };
-            differs = self.xcr0 != host_value();
+            differs = self.xcr0 != self.host;
         }
         if differs {
             // SAFETY: the value the boot set.
-            unsafe { set_xcr0(host_value()) };
+            unsafe { set_xcr0(self.host) };
         }
     }
 }
@@ -163,10 +168,17 @@ fn host_value() -> u64 {
 
 /// # Safety
 /// XSAVE is on.
-#[target_feature(enable = "xsave")]
+#[inline]
 unsafe fn xgetbv0() -> u64 {
-    // SAFETY: XCR0 exists where XSAVE is on.
-    unsafe { _xgetbv(0) }
+    let (low, high): (u32, u32);
+    // SAFETY: XCR0 exists where XSAVE is on. By hand, as the intrinsic is only inlined where XSAVE may be assumed.
+    unsafe {
+        core::arch::asm!(
+            "xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// # Safety
