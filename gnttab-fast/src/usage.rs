@@ -15,8 +15,8 @@ pub struct Usage {
     pub version: Version,
     /// The highest version `set_version` grants.
     pub max_version: Version,
-    /// Whether a transitive entry of this table is followed: the policy allows it, and entries can be of that
-    /// kind at all.
+    /// Whether the domain may take part in transitive grants: copy by them, pass grants on (in version 2), have
+    /// its own passed on.
     pub transitive: bool,
     /// Shared frames.
     pub frames: u32,
@@ -44,7 +44,7 @@ impl<F: Frames> Table<F> {
         Usage {
             version: self.version(),
             max_version,
-            transitive: self.policy().transitive() && max_version >= Version::V2,
+            transitive: self.policy().transitive(),
             frames,
             max_frames: self.limits().frames,
             status_frames: self.status_frames(),

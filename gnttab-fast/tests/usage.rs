@@ -35,9 +35,9 @@ fn it_follows_growth_and_handles() {
 }
 
 #[test]
-fn it_tells_the_policy_as_far_as_it_takes_effect() {
+fn it_tells_the_policy() {
     for (policy, transitive) in [
-        (Policy::new(Version::V1, true), false),
+        (Policy::new(Version::V1, true), true),
         (Policy::new(Version::V1, false), false),
         (Policy::new(Version::V2, false), false),
         (Policy::new(Version::V2, true), true),

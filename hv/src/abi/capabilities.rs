@@ -28,7 +28,7 @@ pub mod grants {
     pub const MAPS: u32 = 3;
     /// Copies so far.
     pub const COPIES: u32 = 4;
-    /// Bit of [`POLICY`]'s EBX: transitive entries of this table are followed.
+    /// Bit of [`POLICY`]'s EBX: the domain may take part in transitive grants.
     pub const TRANSITIVE: u32 = 1 << 0;
     /// Bit of [`POLICY`]'s EBX: `GNTTABOP_transfer` is there.
     pub const TRANSFER: u32 = 1 << 1;

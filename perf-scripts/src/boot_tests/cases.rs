@@ -132,7 +132,9 @@ pub const CASES: &[Case] = &[
         quick: false,
         setup: |machine, made| {
             hello(machine, made, "hello")?;
-            machine.cmdline.push_str(" gnttab=max_ver:1 gnttab_max_frames=8 gnttab_max_maptrack_frames=3");
+            machine
+                .cmdline
+                .push_str(" gnttab=max_ver:1,no-transitive gnttab_max_frames=8 gnttab_max_maptrack_frames=3");
             Ok(())
         },
         expect: &[
@@ -382,6 +384,34 @@ pub const CASES: &[Case] = &[
         },
         &["error: cannot boot: domain 'two': there is a control domain already"],
     ),
+    Case {
+        name: "status frames: the version changes while they are put in place",
+        quick: false,
+        setup: |machine, made| {
+            machine.cpus = 2;
+            module(machine, made, "status", "domain=racer vcpus=2 gnttab_max_frames=24 -- role=race")
+        },
+        expect: &["none left", "@result", "d1 racer: leaked frames: 0", "switching off"],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "status frames: mapped by the control domain while they go",
+        quick: false,
+        setup: |machine, made| {
+            machine.cpus = 2;
+            module(machine, made, "status", "domain=peer -- role=granter peer=0")?;
+            module(machine, made, "status", "domain=ctl control -- role=control peer=1")
+        },
+        expect: &[
+            "status: lets go of the old frame",
+            "d1 peer: leaked frames: 0",
+            "d0 ctl: leaked frames: 0",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
     Case {
         name: "death: granters, in the middle of others' maps and copies",
         quick: false,

@@ -11,7 +11,7 @@ pub struct Capabilities {
     pub max_version: u32,
     /// The version in force.
     pub version: u32,
-    /// Transitive entries of our table are followed.
+    /// We may take part in transitive grants.
     pub transitive: bool,
     /// Shared frames: now, and at most.
     pub frames: [u32; 2],
