@@ -28,6 +28,8 @@ pub mod hypercall {
     pub const PHYSDEV_OP: u32 = 33;
     /// `__HYPERVISOR_hvm_op`
     pub const HVM_OP: u32 = 34;
+    /// `__HYPERVISOR_sysctl`
+    pub const SYSCTL: u32 = 35;
     /// Numbers in a hypercall page (64 slots of 32 bytes fill half of it; the page has room for 128).
     pub const PAGE_SLOTS: u32 = 64;
 }

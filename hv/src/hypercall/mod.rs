@@ -32,6 +32,7 @@ pub mod grant_table;
 pub mod hvm_op;
 pub mod memory;
 pub mod sched_op;
+pub mod sysctl;
 pub mod vcpu_op;
 pub mod version;
 pub mod vm_assist;
@@ -115,6 +116,7 @@ table! {
     nr::SCHED_OP, "sched_op", sched_op::op;
     nr::EVENT_CHANNEL_OP, "event_channel_op", event_channel::op;
     nr::HVM_OP, "hvm_op", hvm_op::op;
+    nr::SYSCTL, "sysctl", sysctl::op;
 }
 
 /// The table by number.

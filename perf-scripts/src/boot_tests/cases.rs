@@ -347,6 +347,9 @@ pub const CASES: &[Case] = &[
         setup: |machine, made| control(machine, made, "peer=1"),
         expect: &[
             "d0 ctl: 64 MiB",
+            "key g: grant tables",
+            "grants of d0 ctl: version 1",
+            "grants: 2 domains in all",
             "d1 peer: powered off",
             "control: lets go",
             "d1 peer: leaked frames: 0",

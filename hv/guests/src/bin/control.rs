@@ -9,6 +9,7 @@
 use hv::abi::grant_table::{self as gnttab, copy_flags, gtf, op};
 use hv::abi::memory as mem;
 use hv::abi::sched;
+use hv::abi::sysctl::{DEBUG_KEYS, INTERFACE_VERSION, Sysctl};
 use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
 use tollgate_guests::options::Options;
@@ -22,8 +23,10 @@ guest!(main);
 const EPERM: i64 = -1;
 const ENOENT: i64 = -2;
 const ESRCH: i64 = -3;
+const E2BIG: i64 = -7;
 const EACCES: i64 = -13;
 const EINVAL: i64 = -22;
+const ENOSYS: i64 = -38;
 const EOPNOTSUPP: i64 = -95;
 const BAD_DOMAIN: i16 = -2;
 const PERMISSION_DENIED: i16 = -8;
@@ -102,6 +105,16 @@ fn reservation(mut domid: u16) -> i64 {
     hypercall::op(number::MEMORY_OP, mem::op::CURRENT_RESERVATION, &mut domid)
 }
 
+/// `XEN_SYSCTL_debug_keys`, or another sysctl.
+fn sysctl(cmd: u32, interface_version: u32, keys: &[u8], nr_keys: u32) -> i64 {
+    let mut request = Sysctl { cmd, interface_version, u: [0; 16] };
+    request.u[0] = wide(keys.as_ptr().addr());
+    request.u[1] = nr_keys.into();
+    let address = wide((&raw mut request).addr());
+    // SAFETY: the structure is read during the call, the keys too.
+    unsafe { hypercall::call(number::SYSCTL, [address, 0, 0, 0, 0]) }
+}
+
 /// The domain without power.
 fn refused(peer: u16) {
     let gfns = [gfn(hole(1))];
@@ -127,6 +140,8 @@ fn refused(peer: u16) {
     };
     let done = hypercall::op(number::MEMORY_OP, mem::op::POPULATE_PHYSMAP, &mut request);
     expect("frames populated for another domain", done, 0);
+    expect("sysctl of another release", sysctl(DEBUG_KEYS, 1, b"g", 1), EACCES);
+    expect("sysctl", sysctl(DEBUG_KEYS, INTERFACE_VERSION, b"g", 1), EPERM);
     say!("control: all refused to an ordinary domain");
 }
 
@@ -164,6 +179,11 @@ fn control(peer: u16, options: &Options<'_>) {
     grants::unmap(&mut unmaps);
     expect("an unmap's status", unmaps[0].status, 0);
     expect("acquire over another frame", acquire(shared(peer, &[at(1)])), EPERM);
+
+    expect("sysctl of another release", sysctl(DEBUG_KEYS, INTERFACE_VERSION + 1, b"g", 1), EACCES);
+    expect("a sysctl that is not there", sysctl(1, INTERFACE_VERSION, b"g", 1), ENOSYS);
+    expect("too many keys", sysctl(DEBUG_KEYS, INTERFACE_VERSION, b"g", 100), E2BIG);
+    expect("debug keys", sysctl(DEBUG_KEYS, INTERFACE_VERSION, b"hg", 2), 0);
 
     // The peer leaves when it sees a byte.
     let source = pages(1);
