@@ -58,7 +58,7 @@ const fn base() -> u64 {
 pub const ARENA_START: u64 = 0x4000_0000;
 /// Bytes of the host's arena.
 #[cfg(not(feature = "bare-metal"))]
-pub const ARENA_SIZE: u64 = 64 << 20;
+pub const ARENA_SIZE: u64 = 128 << 20;
 
 #[cfg(not(feature = "bare-metal"))]
 fn base() -> u64 {
