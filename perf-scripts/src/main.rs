@@ -9,6 +9,7 @@ mod accel;
 mod audit;
 mod boot_tests;
 mod capture;
+mod conformance;
 mod docs;
 mod failure;
 mod gate;
@@ -53,6 +54,8 @@ enum Verb {
     Netback(netback::NetbackArgs),
     /// Boot domains of your own and show the console
     Run(run::RunArgs),
+    /// The same guest on Tollgate and on Debian's Xen, case by case
+    Conformance(conformance::ConformanceArgs),
     /// Refuse instruction counts that have grown
     Gate(gate::GateArgs),
     /// Where the instructions of a hypercall go, by function
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Docs(args) => docs::docs(args),
         Verb::Netback(args) => netback::netback(args, cli.no_install),
         Verb::Run(args) => run::run(args, cli.no_install),
+        Verb::Conformance(args) => conformance::conformance(args, cli.no_install),
         Verb::Gate(args) => gate::gate(args, cli.no_install),
         Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Test(args) => test::test(args, cli.no_install),

@@ -64,6 +64,8 @@ pub struct Machine {
     pub limit: Duration,
     /// The first line must come within this.
     pub first_line: Duration,
+    /// QEMU options for another machine or more devices than a plain one's.
+    pub devices: Vec<String>,
     /// Typed on the serial line, in this order, each when a line with its piece has come.
     pub keys: Vec<Keys>,
 }
@@ -91,6 +93,7 @@ impl Machine {
             cpu_model: None,
             limit: Duration::from_secs(60),
             first_line: Duration::from_secs(15),
+            devices: Vec::new(),
             keys: Vec::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Machine {
             "-serial",
             "stdio",
         ]);
+        command.args(&self.devices);
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
         if self.icount {
             command.args(["-icount", "shift=0,sleep=off"]);

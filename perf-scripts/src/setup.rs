@@ -1,9 +1,11 @@
 //! `setup`: the tools the other verbs need, who needs them, and how they are installed.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::failure::{Exit, stop};
@@ -12,7 +14,7 @@ use crate::process::run;
 use crate::progress::Step;
 
 /// Installing is the only step that waits for the network.
-const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+pub const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 
 /// How a tool comes onto the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +136,37 @@ impl Tool {
         }
         if done.status.success() && self.present() { Ok(()) } else { Err(failed(done.tail(3))) }
     }
+}
+
+/// Downloads a Debian package into `dir` without installing it; returns the file.
+pub fn download(package: &str, dir: &Path, step: &Step) -> Result<PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let apt = |word: &str, package: Option<&str>| {
+        let mut command = Command::new("apt-get");
+        // As who runs this: the directory need not be open to apt's own user.
+        command.current_dir(dir).args(["-o", "APT::Sandbox::User=root", word]).args(package);
+        run(&mut command, step, INSTALL_LIMIT)
+    };
+    let mut done = apt("download", Some(package))?;
+    if !done.status.success() && is_root() {
+        // A fresh machine may have no package lists yet.
+        apt("update", None)?;
+        done = apt("download", Some(package))?;
+    }
+    if !done.status.success() {
+        return Err(stop(Exit::MissingTool, done.tail(1)));
+    }
+    downloaded(package, dir).with_context(|| format!("apt-get left no {package} in {}", dir.display()))
+}
+
+/// A package's file in `dir`.
+pub fn downloaded(package: &str, dir: &Path) -> Option<PathBuf> {
+    let is = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(&format!("{package}_")) && name.ends_with(".deb"))
+    };
+    fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(is)
 }
 
 /// The user id from `/proc`: no `unsafe` call needed for it.
