@@ -74,6 +74,44 @@ pub const CASES: &[Case] = &[
         end: End::Off,
     },
     Case {
+        name: "conformance",
+        quick: false,
+        setup: |machine, made| hello(machine, made, "conformance"),
+        expect: &[
+            "@case map.rw = okay",
+            "@case switch.to_2_and_back = 0:2 0:1",
+            "@cases 699",
+            "leaked frames: 0",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "conformance, 32-bit",
+        quick: false,
+        setup: |machine, made| hello(machine, made, "conformance32"),
+        expect: &[
+            "@case map.rw = okay",
+            "@case switch.to_2_and_back = 0:2 0:1",
+            "@cases 699",
+            "leaked frames: 0",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "conformance, version 1 and no transitive grants",
+        quick: false,
+        setup: |machine, made| {
+            hello(machine, made, "conformance")?;
+            machine.modules[0].string = "domain=conf gnttab=max_ver:1,no-transitive".to_owned();
+            Ok(())
+        },
+        expect: &["@case map.rw = okay", "@case v2.map.rw = no version 2: ENOSYS", "@cases 699"],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
         name: "four CPUs, two vCPUs",
         quick: false,
         setup: |machine, made| {

@@ -1,7 +1,6 @@
 //! `conformance`: see [`tollgate_guests::conformance`]; hypercalls from 64-bit code.
 #![no_std]
 #![no_main]
-#![forbid(unsafe_op_in_unsafe_fn)]
 
 use tollgate_guests::conformance::{self, Width};
 use tollgate_guests::guest;

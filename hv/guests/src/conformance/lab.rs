@@ -45,6 +45,8 @@ pub struct Lab {
     scratch: u64,
     windows: u64,
     free: u64,
+    /// Whether the table is mapped.
+    mapped: bool,
     /// Mappings that a case has made: address and handle.
     live: [Option<(u64, u32)>; 256],
 }
@@ -73,6 +75,7 @@ impl Lab {
             scratch: pages(1),
             windows: hole(WINDOWS),
             free: hole(64),
+            mapped: false,
             live: [None; 256],
         };
         let gone = lab.release(args + ARGS * PAGE);
@@ -83,8 +86,9 @@ impl Lab {
         lab
     }
 
-    /// Maps the shared frames; the table grows as it must.
+    /// Maps the shared frames, wherever a case has left them; the table grows as it must.
     pub fn map_table(&mut self) {
+        self.mapped = true;
         for index in 0..FRAMES {
             let result = self.place(index, self.table + index * PAGE);
             if result != 0 {
@@ -316,14 +320,20 @@ impl Lab {
         let (result, told) = self.one(op::SET_VERSION, gnttab::SetVersion { version });
         let before = self.version;
         self.version = self.get_version();
-        if self.version == 2 && before == 1 {
-            let status = u64::from(low(mem::MAPIDX_GRANT_TABLE_STATUS));
-            let placed = self.place(status, self.status);
+        if before == 1 {
+            self.map_status();
+        }
+        (result, told.version)
+    }
+
+    /// Maps the status frame of version 2.
+    fn map_status(&self) {
+        if self.version == 2 {
+            let placed = self.place(mem::MAPIDX_GRANT_TABLE_STATUS, self.status);
             if placed != 0 {
                 crate::fail!("the first status frame cannot be mapped: {placed}");
             }
         }
-        (result, told.version)
     }
 
     fn get_version(&self) -> u32 {
@@ -478,7 +488,18 @@ impl Lab {
                 }
             }
         }
-        // The toolstack's entries are left alone.
+        if self.mapped {
+            self.map_table();
+            self.map_status();
+            result = result.and(self.wipe());
+        }
+        self.restore();
+        result
+    }
+
+    /// Empties the entries; those of the toolstack are left alone.
+    fn wipe(&self) -> Result<(), &'static str> {
+        let mut result = Ok(());
         for gref in 2..self.entries() {
             if self.in_use(gref) & (gtf::READING | gtf::WRITING) != 0 {
                 result = Err("an entry is still in use");
@@ -488,7 +509,6 @@ impl Lab {
                 self.grant(gref, 0, 0, 0);
             }
         }
-        self.restore();
         result
     }
 

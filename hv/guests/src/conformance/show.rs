@@ -146,12 +146,3 @@ impl fmt::Display for Mapped {
         )
     }
 }
-
-/// A boolean as a word.
-pub struct Yes(pub bool);
-
-impl fmt::Display for Yes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0 { "yes" } else { "no" })
-    }
-}
