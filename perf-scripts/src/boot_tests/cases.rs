@@ -46,6 +46,20 @@ const THREE_PAIRS: &[&str] = &[
     "every domain has ended",
     "switching off",
 ];
+/// The same of three trios.
+const THREE_TRIOS: &[&str] = &[
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "leaked frames: 0, handles: 0",
+    "every domain has ended",
+    "switching off",
+];
 const PAIR_TROUBLE: &[&str] = &["panic", "@fail", "bad option"];
 
 /// Every case.
@@ -519,6 +533,14 @@ pub const CASES: &[Case] = &[
         end: End::Any,
     },
     Case {
+        name: "death: each of three domains, in the middle of transitive copies",
+        quick: false,
+        setup: trios,
+        expect: THREE_TRIOS,
+        never: PAIR_TROUBLE,
+        end: End::Off,
+    },
+    Case {
         name: "guest: spins for ever",
         quick: true,
         setup: |machine, made| {
@@ -547,6 +569,28 @@ fn misbehave(machine: &mut Machine, made: &Artefacts, mode: &str) -> Result<()> 
 fn control(machine: &mut Machine, made: &Artefacts, line: &str) -> Result<()> {
     module(machine, made, "faulty", "domain=peer gnttab_max_frames=5 -- mode=granter")?;
     module(machine, made, "control", &format!("domain=ctl control -- {line}"))
+}
+
+/// Three domains in a row: a granter, one that passes its grants on, and one that copies by them; three times,
+/// with another one that dies.
+fn trios(machine: &mut Machine, made: &Artefacts) -> Result<()> {
+    machine.cpus = 2;
+    for (index, granter) in (1..).step_by(3).take(3).enumerate() {
+        let (passer, copier) = (granter + 1, granter + 2);
+        let domains = [
+            ("granter", 1, format!("peer={passer}")),
+            ("passer", 1, format!("peer={copier} of={granter}")),
+            ("copier", 2, format!("peer={passer}")),
+        ];
+        for (place, (role, vcpus, others)) in domains.into_iter().enumerate() {
+            let dies = if place == index { "dies=crash" } else { "" };
+            let string = format!(
+                "domain={role}-{index} mem=16M vcpus={vcpus} -- role={role} {others} after=100 {dies}"
+            );
+            module(machine, made, "dying", &string)?;
+        }
+    }
+    Ok(())
 }
 
 /// Three pairs of domains that share pages, of which one each dies, in three ways.

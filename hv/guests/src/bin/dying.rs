@@ -5,17 +5,25 @@
 //! fault) ends after `after=` rounds: a granter while the mapper goes on, a mapper, which needs two vCPUs, by its
 //! second one while the first is somewhere in a batch. The other one must get nothing but refusals, keep what it
 //! has mapped until it lets go, find its own pages free again, and print `@result`.
+//!
+//! With a third domain the grants are transitive: `role=passer` passes those of `of=`, a granter, on to `peer=`, a
+//! `role=copier`; any of the three may be the one that dies.
 #![no_std]
 #![no_main]
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hv::abi::grant_table::{Copy, MapGrantRef, UnmapGrantRef};
+use hv::abi::grant_table::{
+    Copy, EntryV2FullPage, EntryV2Transitive, MapGrantRef, SetVersion, UnmapGrantRef, gtf, op,
+};
+use hv::abi::memory as mem;
 use hv::abi::sched::{self, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF};
+use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
+use tollgate_guests::rt::events::check;
 use tollgate_guests::rt::grants::{self, Side};
-use tollgate_guests::rt::memory::{PAGE, hole, pages, pointer};
+use tollgate_guests::rt::memory::{PAGE, gfn, hole, pages, pointer};
 use tollgate_guests::rt::{boot, clock, hypercall, size, smp, wide};
 use tollgate_guests::{fail, guest, say};
 
@@ -25,6 +33,8 @@ guest!(main);
 const FIRST: u32 = 8;
 const PAGES: usize = 32;
 const KEPT: usize = 16;
+/// Behind them, a passer's own page.
+const COUNTER: u32 = FIRST + 32;
 /// Where in a page its granter's own bytes begin; those before are written by the mapper.
 const OWN: u64 = 64;
 /// What a dying or dead granter's pages may give: general_error, bad_domain, bad_gntref.
@@ -50,12 +60,15 @@ fn main() {
         word(name).and_then(|value| value.parse().ok()).unwrap_or_else(|| fail!("command line: {name}="))
     };
     let peer = u16::try_from(number("peer")).unwrap_or_else(|_| fail!("command line: peer="));
+    let of = |domid| u16::try_from(domid).unwrap_or_else(|_| fail!("command line: of="));
     let dies: Way = word("dies").map(|way| {
         WAYS.into_iter().find(|&known| known == way).unwrap_or_else(|| fail!("command line: dies="))
     });
     match word("role") {
         Some("granter") => granter(peer, dies, number("after")),
         Some("mapper") => mapper(peer, dies, number("after")),
+        Some("passer") => passer(peer, of(number("of")), dies, number("after")),
+        Some("copier") => copier(peer, dies, number("after")),
         _ => fail!("command line: role="),
     }
     say!("@result {{\"role\":\"dying\",\"ok\":true}}");
@@ -129,7 +142,118 @@ fn granter(peer: u16, dies: Way, after: u32) {
     say!("dying: every page is free again after {} rounds", rounds());
 }
 
-/// What the second vCPU of a dying mapper does.
+/// Passes the granter's references on under the same numbers, and offers a page of its own behind them, where
+/// the copier counts too.
+fn passer(peer: u16, of: u16, dies: Way, after: u32) {
+    let (table, page) = (hole(1), pages(1));
+    let mut version = [SetVersion { version: 2 }];
+    check("GNTTABOP_set_version", hypercall::op_count(op::SET_VERSION, &mut version));
+    let space = mem::MAPSPACE_GRANT_TABLE;
+    let mut request = mem::AddToPhysmap { domid: DOMID_SELF, size: 0, space, idx: 0, gpfn: gfn(table) };
+    check(
+        "XENMEM_add_to_physmap of the grant table",
+        hypercall::op(number::MEMORY_OP, mem::op::ADD_TO_PHYSMAP, &mut request),
+    );
+    let entry = |gref: u32| pointer(table + u64::from(gref) * 16);
+    for gref in (FIRST..).take(PAGES) {
+        let passed = EntryV2Transitive { domid: peer, trans_domid: of, gref, ..Default::default() };
+        // SAFETY: inside the frame of our table that stands there; the flags are stored last.
+        unsafe {
+            entry(gref).cast::<EntryV2Transitive>().write_volatile(passed);
+            entry(gref).cast::<u16>().write_volatile(gtf::TRANSITIVE);
+        }
+    }
+    let own = EntryV2FullPage { domid: peer, frame: gfn(page), ..Default::default() };
+    // SAFETY: as above.
+    unsafe {
+        entry(COUNTER).cast::<EntryV2FullPage>().write_volatile(own);
+        entry(COUNTER).cast::<u16>().write_volatile(gtf::PERMIT_ACCESS);
+    }
+    let deadline = clock::now() + PATIENCE;
+    // SAFETY: our own page.
+    while unsafe { pointer(page).cast::<u32>().read_volatile() } < after {
+        if gone(peer) {
+            break;
+        }
+        if clock::now() > deadline {
+            fail!("the copier does not come so far");
+        }
+        hypercall::yield_now();
+    }
+    if let Some(way) = dies {
+        die(way_of(way));
+    }
+    while !gone(peer) {
+        if clock::now() > deadline {
+            fail!("the copier does not end");
+        }
+        hypercall::yield_now();
+    }
+}
+
+/// Whether there is no domain of that number any more.
+fn gone(domid: u16) -> bool {
+    let mut map = [grants::map_request(domid, u32::MAX, PAGE, true)];
+    grants::map(&mut map);
+    map[0].status == BAD_DOMAIN
+}
+
+/// Copies by the references passed on, in batches, until it is refused.
+fn copier(peer: u16, dies: Way, after: u32) {
+    let buffer = pages(1);
+    wait_for_grants(peer, buffer);
+    start_end(dies, after);
+    let deadline = clock::now() + PATIENCE;
+    let mut refused = false;
+    while !refused {
+        if clock::now() > deadline {
+            fail!("nobody has died after {} rounds", ROUNDS.load(Ordering::Relaxed));
+        }
+        let round = ROUNDS.fetch_add(1, Ordering::Relaxed) + 1;
+        // SAFETY: our own page.
+        unsafe { pointer(buffer).cast::<u32>().write_volatile(round) };
+        let mut copies: [Copy; PAGES + 1] = core::array::from_fn(|page| copy_of(peer, buffer, page));
+        let counter = Side::Granted { dom: peer, gref: COUNTER, offset: 0 };
+        copies[PAGES] = grants::copy_request(Side::Own(buffer), counter, 4);
+        grants::copy(&mut copies);
+        refused = refusals(copies.iter().map(|copy| copy.status), round);
+    }
+    say!("dying: refused in round {}", ROUNDS.load(Ordering::Relaxed));
+}
+
+/// One element of a round: the count, then bytes in and out by turns.
+fn copy_of(peer: u16, buffer: u64, page: usize) -> Copy {
+    let side = |offset| Side::Granted { dom: peer, gref: FIRST + u32::try_from(page).unwrap_or(0), offset };
+    match page {
+        0 => grants::copy_request(Side::Own(buffer), side(0), 4),
+        _ if page % 2 == 0 => grants::copy_request(Side::Own(buffer + 8), side(8), 48),
+        _ => grants::copy_request(side(0), Side::Own(buffer + 2048), 1024),
+    }
+}
+
+/// Whether some of these statuses are refusals; all others must be good.
+fn refusals(statuses: impl Iterator<Item = i16>, round: u32) -> bool {
+    let mut refused = false;
+    for status in statuses {
+        if REFUSALS.contains(&status) {
+            refused = true;
+        } else if status != 0 {
+            fail!("a status of {status} in round {round}");
+        }
+    }
+    refused
+}
+
+/// Gives the second vCPU its task, if this domain is to die.
+fn start_end(dies: Way, after: u32) {
+    if let Some(way) = dies {
+        LIMIT.store(after, Ordering::Relaxed);
+        WAY.store(u32::try_from(way_of(way)).unwrap_or(0), Ordering::Relaxed);
+        smp::start(end_in_the_middle);
+    }
+}
+
+/// What the second vCPU of a dying mapper or copier does.
 extern "sysv64" fn end_in_the_middle() -> ! {
     while ROUNDS.load(Ordering::Relaxed) < LIMIT.load(Ordering::Relaxed) {
         core::hint::spin_loop();
@@ -144,11 +268,7 @@ fn mapper(peer: u16, dies: Way, after: u32) {
     let gref = |page: usize| FIRST + u32::try_from(page).unwrap_or(0);
     let request = |page: usize| grants::map_request(peer, gref(page), window(page), page % 2 == 1);
     wait_for_grants(peer, buffer);
-    if let Some(way) = dies {
-        LIMIT.store(after, Ordering::Relaxed);
-        WAY.store(u32::try_from(way_of(way)).unwrap_or(0), Ordering::Relaxed);
-        smp::start(end_in_the_middle);
-    }
+    start_end(dies, after);
     let mut kept: [MapGrantRef; KEPT] = core::array::from_fn(request);
     grants::map(&mut kept);
     if let Some(bad) = kept.iter().find(|map| map.status != 0) {
@@ -165,14 +285,7 @@ fn mapper(peer: u16, dies: Way, after: u32) {
         let round = ROUNDS.fetch_add(1, Ordering::Relaxed) + 1;
         // SAFETY: our own page.
         unsafe { pointer(buffer).cast::<u32>().write_volatile(round) };
-        let mut copies: [Copy; PAGES] = core::array::from_fn(|page| {
-            let side = |offset| Side::Granted { dom: peer, gref: gref(page), offset };
-            match page {
-                0 => grants::copy_request(Side::Own(buffer), side(0), 4),
-                _ if page % 2 == 0 => grants::copy_request(Side::Own(buffer + 8), side(8), 48),
-                _ => grants::copy_request(side(0), Side::Own(buffer + 2048), 1024),
-            }
-        });
+        let mut copies: [Copy; PAGES] = core::array::from_fn(|page| copy_of(peer, buffer, page));
         grants::copy(&mut copies);
         let mapped = |map: &&MapGrantRef| map.status == 0;
         let mut unmaps: [UnmapGrantRef; PAGES - KEPT] = Default::default();
@@ -182,13 +295,8 @@ fn mapper(peer: u16, dies: Way, after: u32) {
             count += 1;
         }
         grants::unmap(&mut unmaps[..count]);
-        for status in maps.iter().map(|map| map.status).chain(copies.iter().map(|copy| copy.status)) {
-            if REFUSALS.contains(&status) {
-                refused = true;
-            } else if status != 0 {
-                fail!("a status of {status} in round {round}");
-            }
-        }
+        let statuses = maps.iter().map(|map| map.status).chain(copies.iter().map(|copy| copy.status));
+        refused = refusals(statuses, round);
         if let Some(bad) = unmaps[..count].iter().find(|unmap| unmap.status != 0) {
             fail!("an unmap's status of {} in round {round}", bad.status);
         }
