@@ -2,4 +2,5 @@
 
 pub mod console;
 pub mod input;
+pub mod lapic;
 pub mod uart;

@@ -14,7 +14,7 @@ use gnttab_fast::types::{DomId, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use zerocopy::IntoBytes;
 
 use super::{
-    Domain,
+    Domain, acpi,
     config::Config,
     image::{BadImage, Image},
     layout,
@@ -152,10 +152,12 @@ pub fn build(
         shared_info,
         grant_limits: config.grants,
         memory: config.memory,
+        acpi_pages: acpi::pages(config.vcpus),
         width: image.width,
         vcpus: Box::from(vcpus),
     });
-    let built = fill(&domain, config.memory).and_then(|()| load(&domain, &image, &plan, config, data, guard));
+    let built = fill(&domain, config.memory, domain.acpi_pages)
+        .and_then(|()| load(&domain, &image, &plan, config, data, guard));
     if built.is_none() {
         let error = no_memory();
         super::lifecycle::abandon(domain);
@@ -168,8 +170,8 @@ pub fn build(
     Ok(Arc::new(domain))
 }
 
-/// Gives a domain its RAM. `None` when the machine has not enough.
-fn fill(domain: &Domain, memory: u64) -> Option<()> {
+/// Gives a domain its RAM and the pages of its ACPI tables. `None` when the machine has not enough.
+fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
     const LARGE: u64 = (PAGE_SIZE as u64) << ORDER_2M;
     for (start, end) in layout::ram(memory) {
         let mut at = start;
@@ -189,6 +191,14 @@ fn fill(domain: &Domain, memory: u64) -> Option<()> {
             domain.pages.fetch_add(1 << order, Ordering::Relaxed);
             at += (PAGE_SIZE as u64) << order;
         }
+    }
+    for page in 0..acpi {
+        let mfn = frames::alloc(0, Owner::Domain(domain.id))?;
+        if domain.p2m.set(Gfn((layout::ACPI >> PAGE_SHIFT) + page), mfn, 0, P2mKind::RamRw).is_err() {
+            frames::put_ref(mfn);
+            return None;
+        }
+        domain.pages.fetch_add(1, Ordering::Relaxed);
     }
     Some(())
 }
@@ -214,7 +224,7 @@ impl Plan {
         let start_info = (data_at + data.map_or(0, |data| len(data.bytes.len()))).next_multiple_of(page);
         let modlist = start_info + len(size_of::<StartInfo>());
         let memmap = modlist + len(size_of::<ModlistEntry>());
-        let cmdline = memmap + len(layout::map(config.memory).len() * size_of::<MemmapEntry>());
+        let cmdline = memmap + len(layout::map(config.memory, 0).len() * size_of::<MemmapEntry>());
         let data_string = cmdline + len(config.cmdline.len()) + 1;
         let end = data_string + data.map_or(0, |data| len(data.string.len()) + 1);
         if end > config.memory.min(layout::LOW_END) {
@@ -240,7 +250,8 @@ fn load(
     for segment in &image.segments {
         put(segment.start, segment.bytes)?;
     }
-    let map = layout::map(config.memory);
+    let map = layout::map(config.memory, domain.acpi_pages);
+    put(layout::ACPI, &acpi::tables(config.vcpus))?;
     let start_info = StartInfo {
         magic: MAGIC,
         version: 1,
@@ -249,7 +260,7 @@ fn load(
         nr_modules: u32::from(data.is_some()),
         modlist_paddr: if data.is_some() { plan.modlist } else { 0 },
         cmdline_paddr: plan.cmdline,
-        rsdp_paddr: 0,
+        rsdp_paddr: layout::ACPI,
         memmap_paddr: plan.memmap,
         memmap_entries: u32::try_from(map.len()).ok()?,
         reserved: 0,
@@ -327,7 +338,11 @@ mod tests {
         let file = kernel(Width::Bits64, 0x10_0004, &[(0x10_0000, b"code", 0x1800), (0x20_0000, b"data", 4)]);
         let data = Data { bytes: &[0xa5; 5000], string: "trace.bin data" };
         let domain = build_one(50, "k domain=a mem=6M -- x=1 y", &file, Some(data)).expect("builds");
-        assert_eq!(frames::owned_by(DomId(50)), 6 * 256 + 2, "RAM, shared info, one grant frame");
+        assert_eq!(
+            frames::owned_by(DomId(50)),
+            6 * 256 + 3,
+            "RAM, ACPI tables, shared info, one grant frame"
+        );
         assert_eq!(read::<[u8; 4]>(&domain, 0x10_0000), *b"code");
         assert_eq!(read::<u8>(&domain, 0x10_17ff), 0);
         // The kernel ends in page 0x200, data takes two pages.
@@ -341,7 +356,7 @@ mod tests {
         let map: Vec<MemmapEntry> = (0..u64::from(info.memmap_entries))
             .map(|index| read(&domain, info.memmap_paddr + index * 24))
             .collect();
-        assert_eq!(map.len(), 4);
+        assert_eq!(map.len(), 5);
         assert_eq!((map[2].addr, map[2].size, map[2].kind), (0x10_0000, 0x50_0000, 1));
         assert_eq!(domain.width(), Width::Bits64);
         give_back(domain);

@@ -5,16 +5,20 @@
 //! | 0 | 0xa0000 | RAM |
 //! | 0xa0000 | 0x100000 | reserved: kernels expect a BIOS there (it is backed by RAM all the same) |
 //! | 0x100000 | end of RAM, at most [`LOW_END`] | RAM |
+//! | 0xfc000000 | as many pages as they take | ACPI tables |
 //! | 0xfeff8000 | 0xff000000 | reserved: special pages |
 //! | 4 GiB | | RAM that did not fit below [`LOW_END`] |
 #![forbid(unsafe_code)]
 
 use arrayvec::ArrayVec;
+use gnttab_fast::types::PAGE_SHIFT;
 
-use crate::abi::hvm::start_info::{MEMMAP_RAM, MEMMAP_RESERVED};
+use crate::abi::hvm::start_info::{MEMMAP_ACPI, MEMMAP_RAM, MEMMAP_RESERVED};
 
 /// End of RAM below 4 GiB, as Xen's toolstack has it for HVM guests.
 pub const LOW_END: u64 = 0xf000_0000;
+/// ACPI tables, where Xen's toolstack has them.
+pub const ACPI: u64 = 0xfc00_0000;
 /// Begin of the second piece of RAM.
 pub const HIGH_START: u64 = 1 << 32;
 /// Special pages (console, store and so on).
@@ -44,15 +48,16 @@ pub fn ram(memory: u64) -> ArrayVec<(u64, u64), 2> {
     pieces
 }
 
-/// The map a domain of `memory` bytes is told.
+/// The map a domain of `memory` bytes with `acpi` pages of ACPI tables is told.
 #[must_use]
-pub fn map(memory: u64) -> ArrayVec<Range, 5> {
+pub fn map(memory: u64, acpi: u64) -> ArrayVec<Range, 6> {
     let ram = ram(memory);
     let low_end = ram[0].1;
     let mut map = ArrayVec::new();
     map.push(Range { start: 0, end: LEGACY.0, kind: MEMMAP_RAM });
     map.push(Range { start: LEGACY.0, end: LEGACY.1, kind: MEMMAP_RESERVED });
     map.push(Range { start: LEGACY.1, end: low_end, kind: MEMMAP_RAM });
+    map.push(Range { start: ACPI, end: ACPI + (acpi << PAGE_SHIFT), kind: MEMMAP_ACPI });
     map.push(Range { start: SPECIAL.0, end: SPECIAL.1, kind: MEMMAP_RESERVED });
     if let Some(&(start, end)) = ram.get(1) {
         map.push(Range { start, end, kind: MEMMAP_RAM });
@@ -68,7 +73,7 @@ mod tests {
     #[test]
     fn the_map_is_sorted_and_without_overlaps() {
         for memory in [MIN_MEMORY, 64 << 20, LOW_END, LOW_END + 4096, 8 << 30, MAX_MEMORY] {
-            let map = map(memory);
+            let map = map(memory, 2);
             for pair in map.windows(2) {
                 assert!(pair[0].start < pair[0].end && pair[0].end <= pair[1].start, "{memory:#x}");
             }

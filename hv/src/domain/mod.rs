@@ -23,6 +23,7 @@ use crate::mm::{p2m::P2m, shared::SharedFrame, tlb::DomainTlb};
 use crate::pvclock;
 use crate::vt::Width;
 
+pub mod acpi;
 pub mod builder;
 pub mod config;
 pub mod counters;
@@ -96,11 +97,13 @@ pub struct Domain {
     pub counters: Counters,
     /// The unfinished line of its console.
     pub console: GuestLine,
-    /// The most frames of RAM it may have.
+    /// The most frames of RAM it may have, the ACPI tables' among them.
     pub max_frames: u64,
     /// Bytes of RAM it was built with; [`layout`] tells where they are.
     pub ram_end: u64,
-    /// Frames of RAM in its p2m now.
+    /// Pages of ACPI tables, at [`layout::ACPI`].
+    pub(crate) acpi_pages: u64,
+    /// Frames of RAM in its p2m now, the ACPI tables' among them.
     pub(crate) pages: AtomicU64,
     /// `VMASST_TYPE_runstate_update_flag` is on.
     pub(crate) runstate_update_flag: AtomicBool,
@@ -129,6 +132,7 @@ pub(super) struct Parts {
     pub shared_info: SharedFrame,
     pub grant_limits: GrantLimits,
     pub memory: u64,
+    pub acpi_pages: u64,
     pub width: Width,
     pub vcpus: Box<[Vcpu]>,
 }
@@ -148,8 +152,9 @@ impl Domain {
             grant_limits: parts.grant_limits,
             counters: Counters::new(),
             console: GuestLine::new(),
-            max_frames: parts.memory >> PAGE_SHIFT,
+            max_frames: (parts.memory >> PAGE_SHIFT) + parts.acpi_pages,
             ram_end: parts.memory,
+            acpi_pages: parts.acpi_pages,
             pages: AtomicU64::new(0),
             runstate_update_flag: AtomicBool::new(false),
             started: AtomicU64::new(0),

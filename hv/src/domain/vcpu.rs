@@ -8,6 +8,7 @@ use spin::{Mutex, Once};
 
 use super::{Domain, runstate::Runstate};
 use crate::abi::xen::{LEGACY_MAX_VCPUS, vcpu_info};
+use crate::dev::lapic::Lapic;
 use crate::mm::shared::SharedFrame;
 use crate::sched::{cpuset::CpuSet, state::RunState};
 use crate::vt;
@@ -36,6 +37,8 @@ pub struct Vcpu {
     pub(crate) poll_until_ns: AtomicU64,
     /// The port a `SCHEDOP_poll` waits for, [`POLLING_ANY`] for several, or [`NOT_POLLING`].
     pub(crate) poll: AtomicU32,
+    /// Its local APIC.
+    pub lapic: Lapic,
     /// How long it has been in which state.
     pub runstate: Runstate,
     info: Once<InfoPlace>,
@@ -100,6 +103,7 @@ impl Vcpu {
             timer_ns: AtomicU64::new(NO_TIMER),
             poll_until_ns: AtomicU64::new(NO_TIMER),
             poll: AtomicU32::new(NOT_POLLING),
+            lapic: Lapic::default(),
             runstate: Runstate::default(),
             up: AtomicBool::new(false),
             initialised: AtomicBool::new(false),

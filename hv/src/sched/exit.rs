@@ -10,10 +10,10 @@ use core::sync::atomic::Ordering;
 
 use gnttab_fast::types::{Gfn, PAGE_SHIFT};
 
-use super::run::Leave;
+use super::{lapic as local_apic, run::Leave};
 use crate::abi::sched::SHUTDOWN_POWEROFF;
 use crate::arch::x86::irq;
-use crate::dev::input;
+use crate::dev::{input, lapic};
 use crate::domain::{Domain, Vcpu, counters::ExitKind, lifecycle, vcpu::NOT_POLLING};
 use crate::hypercall::{self, After, grant_table};
 use crate::vt::{self, Exit, GuestException, Width};
@@ -58,6 +58,10 @@ fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> 
             let vcpus = u32::try_from(domain.vcpus().len()).unwrap_or(u32::MAX);
             vt::cpuid::emulate(arch, domain.id.0, vcpu.id, vcpus, || grant_table::told_by_cpuid(domain));
             step_over(domain, arch);
+        }
+        Exit::MsrRead(msr) if lapic::MSRS.contains(&msr) => local_apic::read(domain, vcpu, arch, msr),
+        Exit::MsrWrite(msr, value) if lapic::MSRS.contains(&msr) => {
+            local_apic::write(domain, vcpu, arch, msr, value);
         }
         Exit::MsrRead(msr) => match vt::msr::read(arch, vcpu.id, msr) {
             Ok(value) => {
@@ -132,7 +136,7 @@ fn kind(exit: Exit) -> ExitKind {
     }
 }
 
-fn step_over(domain: &Domain, arch: &mut vt::Vcpu) {
+pub(super) fn step_over(domain: &Domain, arch: &mut vt::Vcpu) {
     arch.advance(&domain.p2m, &epoch::pin());
 }
 

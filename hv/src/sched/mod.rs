@@ -22,6 +22,7 @@ use crate::epoch;
 
 pub mod cpuset;
 mod exit;
+mod lapic;
 mod run;
 pub mod set;
 pub mod slots;

@@ -136,7 +136,8 @@ fn put_back(vcpu: &Vcpu) {
 fn reason_to_run(domain: &Domain, vcpu: &Vcpu, interruptible: bool) -> bool {
     let pending = || vcpu.info(domain).is_some_and(|info| info.upcall_pending().load(Ordering::SeqCst) != 0);
     vcpu.poll.load(Ordering::SeqCst) == POLL_DONE
-        || (interruptible && (pending() || event::upcall_wanted(domain, vcpu).is_some()))
+        || (interruptible
+            && (pending() || event::upcall_wanted(domain, vcpu).is_some() || vcpu.lapic.wanted(0).is_some()))
         || domain.life() != Life::Running
         || !vcpu.is_up()
 }
@@ -198,12 +199,17 @@ fn turn_end(own: &CpuSched, whole: u64, short: u64) -> Option<u64> {
     }
 }
 
-/// Sends the event upcall in if one is due, or asks for the moment at which it can be sent.
+/// Sends the event upcall in if one is due, else what the local APIC has, or asks for the moment at which it can be sent.
 fn inject(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu) {
-    let Some(vector) = event::upcall_wanted(domain, vcpu) else { return };
+    let upcall = event::upcall_wanted(domain, vcpu);
+    let Some(vector) = upcall.or_else(|| vcpu.lapic.wanted(arch.cr8())) else { return };
     if arch.can_take_interrupt() || arch.end_shadowed_halt(&domain.p2m, &epoch::pin()) {
         arch.inject_vector(vector);
-        event::upcall_delivered(vcpu);
+        if upcall.is_some() {
+            event::upcall_delivered(vcpu);
+        } else {
+            vcpu.lapic.delivered(vector);
+        }
     } else {
         arch.request_window(true);
     }

@@ -1,4 +1,4 @@
-//! Timers of vCPUs: the single-shot timer and the time limit of `SCHEDOP_poll`.
+//! Timers of vCPUs: the single-shot timer, the time limit of `SCHEDOP_poll` and the local APIC's timer.
 //!
 //! A deadline stands in the vCPU (its own hypercalls set it); the pCPU the vCPU runs on, or ran on last, watches it. When a vCPU is
 //! switched in elsewhere its new pCPU watches as well, and the old one forgets it at its next look; should
@@ -27,7 +27,9 @@ pub(super) fn adopt(own: &CpuSched, vcpu: &Vcpu) {
 }
 
 fn earliest(vcpu: &Vcpu) -> u64 {
-    vcpu.timer_ns.load(Ordering::SeqCst).min(vcpu.poll_until_ns.load(Ordering::SeqCst))
+    [&vcpu.timer_ns, &vcpu.poll_until_ns, &vcpu.lapic.timer_ns]
+        .into_iter()
+        .fold(NO_TIMER, |first, deadline| first.min(deadline.load(Ordering::SeqCst)))
 }
 
 impl CpuSched {
@@ -55,6 +57,9 @@ pub(super) fn expire(own: &CpuSched) {
         }
         if fired(&vcpu.poll_until_ns, now) {
             end_poll(vcpu);
+        }
+        if fired(&vcpu.lapic.timer_ns, now) && vcpu.lapic.timer_fired(now) {
+            wake(vcpu);
         }
         let left = earliest(vcpu);
         if left == NO_TIMER || vcpu.run.cpu() != percpu::cpu_id() {

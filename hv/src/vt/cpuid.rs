@@ -28,7 +28,7 @@ pub const XEN_VERSION: (u32, u32) = (4, 17);
 pub const HYPERCALL_MSR: u32 = 0x4000_0000;
 
 /// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND; the
-/// hypervisor bit is added. Without: MONITOR, PCID, x2APIC, TSC deadline.
+/// hypervisor bit and the x2APIC's, which is virtual, are added. Without: MONITOR, PCID, TSC deadline.
 const F1_ECX: u32 = 1
     | 1 << 1
     | 1 << 9
@@ -146,7 +146,7 @@ fn basic_leaf(viewer: &Viewer, leaf: u32, sub: u32) -> Leaf {
     match leaf {
         0 => [a.min(0xd), b, c, d],
         1 => {
-            let mut ecx = (c & F1_ECX) | 1 << 31;
+            let mut ecx = (c & F1_ECX) | 1 << 31 | 1 << 21;
             if offered == 0 {
                 ecx &= !(1 << 26);
             } else if viewer.osxsave {
@@ -275,7 +275,7 @@ mod tests {
     fn what_we_do_not_virtualise_is_hidden() {
         let [_, ebx, ecx, edx] = leaf(&VIEWER, 1, 0);
         assert_eq!(ebx >> 24, 4, "APIC id");
-        assert_eq!(ecx & (1 << 3 | 1 << 21 | 1 << 24), 0, "MONITOR, x2APIC, TSC deadline");
+        assert_eq!(ecx & (1 << 3 | 1 << 24), 0, "MONITOR, TSC deadline");
         assert_ne!(ecx & (1 << 31), 0, "a hypervisor is there");
         assert_eq!(ecx & (1 << 27), 0, "OSXSAVE follows CR4");
         assert_eq!(edx & (1 << 7 | 1 << 12 | 1 << 14), 0, "MCE, MTRR, MCA");

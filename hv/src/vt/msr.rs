@@ -10,6 +10,7 @@ use super::{GuestException, Vcpu, cpuid::HYPERCALL_MSR};
 use crate::{
     abi::xen::hypercall,
     arch::x86::time,
+    dev::lapic,
     mm::{
         guest::{Access, GuestSpace},
         p2m::P2m,
@@ -27,8 +28,8 @@ const TSC_AUX: u32 = 0xc000_0103;
 const AMD_SYSCFG: u32 = 0xc001_0010;
 const AMD_HWCR: u32 = 0xc001_0015;
 
-/// The local APIC's place and its enable bit; the boot CPU has bit 8.
-const APIC_BASE_VALUE: u64 = 0xfee0_0000 | 1 << 11;
+/// The local APIC's place, switched on and in x2APIC mode, which it cannot leave; the boot CPU has bit 8.
+const APIC_BASE_VALUE: u64 = lapic::BASE as u64 | 1 << 11 | 1 << 10;
 
 /// RDMSR.
 ///

@@ -384,6 +384,20 @@ impl Vcpu {
         Paging { cr0: c.cr0, cr3: c.cr3, cr4: c.cr4, efer: c.efer }
     }
 
+    /// CR8: the class of the local APIC's task priority. The CPU keeps it (V_TPR, APM vol. 2, 15.21.2).
+    #[must_use]
+    pub fn cr8(&self) -> u8 {
+        let [tpr, ..] = self.state().vintr.to_le_bytes();
+        tpr & 0xf
+    }
+
+    /// Sets CR8.
+    pub fn set_cr8(&mut self, class: u8) {
+        let c = self.control();
+        c.vintr = (c.vintr & !0xff) | u64::from(class & 0xf);
+        self.dirty |= clean::TPR;
+    }
+
     /// CR4, for CPUID's OSXSAVE.
     #[must_use]
     pub fn cr4(&self) -> u64 {

@@ -25,6 +25,34 @@ impl Vcpu {
         self.dirty = clean::ALL;
     }
 
+    /// Where a startup IPI starts a vCPU: in real mode, at the beginning of a page below 1 MiB, everything else
+    /// as after INIT (APM vol. 2, 14.1.3), but with its caches on.
+    pub fn start_real(&mut self, page: u8) {
+        const REAL_CODE: u16 = 0x9b;
+        const REAL_DATA: u16 = 0x93;
+        let real = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
+        self.switched.gprs = Gprs::default();
+        let c = self.control();
+        c.cs = Segment { selector: u16::from(page) << 8, base: u64::from(page) << 12, ..real(REAL_CODE) };
+        let data = real(REAL_DATA);
+        (c.ds, c.es, c.ss, c.fs, c.gs) = (data, data, data, data, data);
+        (c.gdtr, c.idtr) = (real(0), real(0));
+        c.ldtr = real(0x82);
+        c.tr = real(vmcb::TSS_BUSY);
+        c.cpl = 0;
+        c.cr0 = CR0_ET;
+        (c.cr2, c.cr3, c.cr4) = (0, 0, 0);
+        c.efer = EFER_SVME;
+        c.rflags = RFLAGS_RESERVED;
+        c.rip = 0;
+        c.rsp = 0;
+        c.rax = 0;
+        c.event_inj = 0;
+        c.interrupt_shadow = 0;
+        c.vintr &= !0xff;
+        self.dirty = clean::ALL;
+    }
+
     /// Where `VCPUOP_initialise` starts a 32-bit vCPU. False, and nothing changed, when the state is none
     /// the hardware could enter.
     #[must_use]
