@@ -205,7 +205,8 @@ fn guest_of(width: u8) -> &'static str {
 fn on_tollgate(made: &Artefacts, run: &Run<'_>) -> Result<Column> {
     let mut machine = Machine::new(&made.image);
     machine.cmdline = "when_done=poweroff".to_owned();
-    let mut string = "domain=conformance mem=512M".to_owned();
+    // On Xen it is dom0: number 0, and privileged.
+    let mut string = "domain=conformance control mem=512M".to_owned();
     machine.mem_mib = 1024;
     if !run.policy.is_empty() {
         let words = match run.place {

@@ -13,8 +13,8 @@ use crate::{
     abi::{
         errno::Errno,
         memory::{
-            self as abi, MAPSPACE_DEV_MMIO, MAPSPACE_GMFN_RANGE, MAPSPACE_GRANT_TABLE, MAPSPACE_SHARED_INFO,
-            compat, op,
+            self as abi, MAPSPACE_DEV_MMIO, MAPSPACE_GMFN, MAPSPACE_GMFN_FOREIGN, MAPSPACE_GMFN_RANGE,
+            MAPSPACE_GRANT_TABLE, MAPSPACE_SHARED_INFO, compat, op,
         },
     },
     domain::Domain,
@@ -71,11 +71,13 @@ fn add_one(call: &Call<'_>, domain: &Domain, space: u32, index: u64, gfn: Gfn) -
         MAPSPACE_SHARED_INFO if index == 0 => domain.shared_info.mfn(),
         MAPSPACE_SHARED_INFO => return Err(Errno::EINVAL),
         MAPSPACE_GRANT_TABLE => grant_table::physmap_frame(domain, index)?,
-        other => {
-            // Frames of other domains, devices, or a second name for an own frame: nobody here may have them.
-            call.refuse("XENMAPSPACE", u64::from(other));
+        MAPSPACE_GMFN | MAPSPACE_GMFN_RANGE | MAPSPACE_GMFN_FOREIGN => {
+            // Another name for an own frame, or a frame of another domain.
+            call.refuse("XENMAPSPACE", u64::from(space));
             return Err(Errno::ENOSYS);
         }
+        // Devices, which an x86 domain has no part in here, and what is no space at all.
+        _ => return Err(Errno::EINVAL),
     };
     // The p2m's entry holds a reference of its own.
     if !frames::get_ref(mfn, domain.id) {
