@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod cut;
 pub mod options;
 pub mod ring;
+pub mod store;
 pub mod trace;
 
 #[cfg(feature = "bare-metal")]
