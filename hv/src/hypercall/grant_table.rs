@@ -44,6 +44,17 @@ pub use resource::{Resource, foreign_added, foreign_removed};
 const HANDLES: u32 = 256;
 /// Entries looked at in one step.
 const ENTRIES: u32 = 2048;
+/// What a translated x86 guest may ask of `grant_table_op`, by bits. To all else, stray bits of the command
+/// word included, Xen answers -ENOSYS before it looks at anything (`hvm_grant_table_op`); so do we. The crate
+/// has the rest of the operations for callers of other kinds.
+const ALLOWED: u32 = 1 << ops::MAP_GRANT_REF
+    | 1 << ops::UNMAP_GRANT_REF
+    | 1 << ops::SETUP_TABLE
+    | 1 << ops::COPY
+    | 1 << ops::QUERY_SIZE
+    | 1 << ops::SET_VERSION
+    | 1 << ops::GET_VERSION
+    | 1 << ops::SWAP_GRANT_REF;
 /// `XENMAPIDX_grant_table_status`: the index is a status frame's.
 const MAPIDX_STATUS: u32 = 1 << 31;
 
@@ -393,6 +404,9 @@ impl GuestMemory for Arguments<'_> {
 pub fn op(call: &mut Call<'_>) -> Outcome {
     let [cmd, args, count, rest @ ..] = call.args;
     let (cmd_word, count_word) = (low32(cmd), low32(count));
+    if ALLOWED.checked_shr(cmd_word).is_none_or(|bits| bits & 1 == 0) {
+        return Outcome::Done(Errno::ENOSYS.ret());
+    }
     let view = View { caller: call.domain, domains: Numbers(call.guard), copied: Cell::new(0) };
     let mut memory = Arguments::new(GuestSpace::new(&call.domain.p2m, call.arch.paging(), call.guard));
     let width = match call.width {
@@ -400,7 +414,7 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         vt::Width::Bits32 => gnttab_fast::Width::Bits32,
     };
     // Status frames come and go with the version.
-    let _physmap = (cmd_word & ops::MASK == ops::SET_VERSION).then(|| call.domain.memory_lock.lock());
+    let _physmap = (cmd_word == ops::SET_VERSION).then(|| call.domain.memory_lock.lock());
     let outcome = grant_table_op(&view, &mut memory, width, cmd_word, args, count_word);
     let elements = match outcome {
         gnttab_fast::Outcome::Done => count_word,
