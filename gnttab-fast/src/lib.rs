@@ -51,4 +51,4 @@ pub use status::{Errno, Status};
 pub use table::{Limits, NotGrown, Scan, Table, TableFrame};
 pub use types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 pub use unmap::{CHUNK as UNMAP_CHUNK, teardown_step};
-pub use usage::Usage;
+pub use usage::{Pinned, Usage};

@@ -4,9 +4,12 @@
 //! what the table keeps anyway, the handles in use from the CPUs' magazines. Numbers read one after the
 //! other need not fit each other while other CPUs work; each of them was true at its moment.
 
+use crate::active::{Frame, Pins};
 use crate::host::Frames;
 use crate::policy::Version;
+use crate::shared::v2::WordsV2;
 use crate::table::Table;
+use crate::types::Gref;
 
 /// What of a table's limits is used, and what its domain may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +37,32 @@ pub struct Usage {
     pub handle_room: u32,
 }
 
+/// An entry in use, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// Who pins it, and how.
+    pub pins: Pins,
+    /// The frame and the range granted. Of a passed-on grant, those of the entry it comes to.
+    pub frame: Frame,
+    /// The `GTF_*` flags the guest sees in the entry now. In version 2 `GTF_reading` and `GTF_writing` are
+    /// not among them: they are in the status frames.
+    pub flags: u16,
+}
+
 impl<F: Frames> Table<F> {
+    /// What an entry in use says of itself; `None` when nobody pins it or there is none.
+    #[must_use]
+    pub fn pinned(&self, gref: Gref) -> Option<Pinned> {
+        let entry = self.entry(gref)?;
+        let pins = entry.active.pins();
+        if pins.host_read == 0 && pins.host_write == 0 {
+            return None;
+        }
+        // Not held: the last pin may go and another come between the looks.
+        let flags = self.peek_v2(gref).map_or_else(|| entry.shared.load().flags(), WordsV2::flags);
+        Some(Pinned { pins, frame: entry.active.frame(), flags })
+    }
+
     /// How much of the table is in use now.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -65,3 +65,22 @@ fn the_128th_pin_of_a_kind_is_the_last() {
     let more = call(&m, 2, op::MAP_GRANT_REF, &[map_request(1, 1, HOST_MAP | READONLY, 250)]);
     assert_eq!(more[0].status, Status::GeneralError.abi());
 }
+
+#[test]
+fn a_pinned_entry_tells_its_frame_and_flags() {
+    use gnttab_fast::Gref;
+    let m = machine(Policy::HOST_DEFAULT);
+    grant(&m, 1, 5, 0, 2, 7);
+    let pinned = || m.domain(1).grants().pinned(Gref(5));
+    assert_eq!(pinned(), None);
+    let handle = map_ok(&m, 2, 1, 5, HOST_MAP, 20);
+    let seen = pinned().unwrap();
+    assert_eq!((seen.pins.host_read, seen.pins.host_write, seen.pins.grantee), (0, 1, 2));
+    assert_eq!((seen.frame.start(), seen.frame.last()), (0, 4095));
+    assert_eq!(seen.frame.mfn(), m.domain(1).ram(gnttab_fast::Gfn(7)).unwrap().mfn);
+    // Access permitted, reading and writing.
+    assert_eq!(seen.flags, 0x19);
+    unmap(&m, 2, &[unmap_request(handle, 20)]);
+    assert_eq!(pinned(), None);
+    assert_eq!(m.domain(1).grants().pinned(Gref(100_000)), None);
+}

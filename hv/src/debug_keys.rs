@@ -10,7 +10,7 @@ use core::fmt;
 
 use gnttab_fast::policy::Version;
 use gnttab_fast::types::Gref;
-use gnttab_fast::{Frames, Scan, Table};
+use gnttab_fast::{Frames, Pinned, Scan, Table};
 
 use crate::cmdline::LogLevel;
 use crate::dev::console;
@@ -108,13 +108,19 @@ fn table_of<F: Frames>(table: &Table<F>, who: &dyn fmt::Display, left: &mut u32,
                 if shown == ENTRIES_OF_DOMAIN || *left == 0 {
                     continue;
                 }
-                // Perhaps unpinned since: then it shows no pins.
-                let Some(pins) = table.pins(gref) else { continue };
+                // Perhaps unpinned since.
+                let Some(Pinned { pins, frame, flags }) = table.pinned(gref) else { continue };
                 shown += 1;
                 *left -= 1;
                 say(format_args!(
-                    "{who}: reference {}: pinned by d{}, {} to read, {} to write",
-                    gref.0, pins.grantee, pins.host_read, pins.host_write
+                    "{who}: reference {}: pinned by d{}, {} to read, {} to write; frame {:#x}, bytes {} to {}, flags {flags:#x}",
+                    gref.0,
+                    pins.grantee,
+                    pins.host_read,
+                    pins.host_write,
+                    frame.mfn().0,
+                    frame.start(),
+                    frame.last(),
                 ));
             }
         }
