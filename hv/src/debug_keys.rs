@@ -76,6 +76,12 @@ fn grants(say: &mut Say<'_>) {
         };
         let who = format_args!("grants of d{} {}{life}", domain.id.0, domain.name);
         table_of(domain.grants.table(), &who, &mut left, say);
+        match domain.grants.foreign() {
+            0 => {}
+            foreign => say(format_args!(
+                "{who}: frames of its table stand in {foreign} places of the control domain"
+            )),
+        }
     }
     say(format_args!("grants: {domains} domains in all"));
 }

@@ -125,6 +125,13 @@ impl GrantTable {
         })
     }
 
+    /// Places in the control domain's physical map where frames of this table stand. A dying domain waits until
+    /// there is none.
+    #[must_use]
+    pub fn foreign(&self) -> u32 {
+        self.foreign.load(Ordering::Acquire)
+    }
+
     /// The table itself.
     #[must_use]
     pub fn table(&self) -> &Table<GrantFrames> {

@@ -403,6 +403,7 @@ pub const CASES: &[Case] = &[
             "grants of d0 ctl: version 1",
             "grants: 2 domains in all",
             "d1 peer: powered off",
+            "grants of d1 peer (dying): frames of its table stand in 3 places of the control domain",
             "control: lets go",
             "d1 peer: leaked frames: 0",
             "d0 ctl: leaked frames: 0",

@@ -203,6 +203,7 @@ fn control(peer: u16, options: &Options<'_>) {
     expect("a mapped entry of a dying domain", offered(windows), entry);
     expect("query_size of a dying domain", query_size(peer).status, 0);
     expect("acquire from a dying domain", acquire(shared(peer, &[at(3)])), ESRCH);
+    expect("debug keys", sysctl(DEBUG_KEYS, INTERFACE_VERSION, b"g", 1), 0);
     say!("control: lets go");
     for index in 0..3 {
         expect("remove_from_physmap", remove(DOMID_SELF, at(index)), 0);
