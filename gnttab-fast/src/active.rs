@@ -100,6 +100,10 @@ pub trait Backing {
     /// The status for the guest.
     fn recheck(&self, mark: Self::Mark, recorded: Frame, sub_page: bool) -> Result<(), Status>;
 
+    /// For a pin that joins others of a version-2 entry: whether a copy must not, because the entry has come
+    /// to pass on another one and what is on record is not what it says (XSA-500).
+    fn passes_on(&self) -> bool;
+
     /// Makes sure that `frame` stays in place, for a mapping with a reference, for a copy until the end of
     /// the epoch. False if it is the granter's no more.
     fn hold(&self, frame: Frame) -> bool;
@@ -249,6 +253,9 @@ impl<'a> Active<'a> {
                     Err(now) => word = now,
                 }
                 continue;
+            }
+            if version_of(word) == Version::V2 && backing.passes_on() {
+                return Err(Status::GeneralError);
             }
             // Join. The frame word may be of an earlier life of the entry until the pin is ours; `hold`
             // must come before it (see the module's text), hence the comparison after.

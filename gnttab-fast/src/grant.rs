@@ -100,11 +100,18 @@ impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
         if MAPS {
             return Ok(());
         }
+        if matches!(mark, Mark::V2(words) if words.is_transitive()) {
+            return Err(Status::GeneralError);
+        }
         let ram = self.ram(mark).ok_or(Status::BadPage)?;
         let (frame, now_sub_page) = mark.range(ram);
         // Where all of the frame was granted, less of it is no matter: what is on record is used.
         let same_range = !sub_page || (now_sub_page && frame == recorded);
         if ram.mfn == recorded.mfn() && same_range { Ok(()) } else { Err(Status::GeneralError) }
+    }
+
+    fn passes_on(&self) -> bool {
+        !MAPS && self.granter.grants().peek_v2(self.gref).is_some_and(WordsV2::is_transitive)
     }
 
     fn hold(&self, frame: Frame) -> bool {

@@ -100,6 +100,10 @@ impl Backing for Grant<'_> {
         Ok(())
     }
 
+    fn passes_on(&self) -> bool {
+        false
+    }
+
     fn hold(&self, frame: Frame) -> bool {
         self.sure.set(Some(frame));
         true

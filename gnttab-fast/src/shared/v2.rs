@@ -63,6 +63,11 @@ impl WordsV2 {
         }
     }
 
+    /// Whether the entry passes on another domain's, so that what it names is no frame.
+    pub(crate) fn is_transitive(self) -> bool {
+        self.flags() & gtf::TYPE_MASK == gtf::TRANSITIVE
+    }
+
     /// The grant a transitive entry passes on.
     pub(crate) fn passes_on(self) -> (DomId, Gref) {
         (DomId(half(self.header, 2)), Gref(low32(self.body)))
@@ -153,7 +158,7 @@ impl<'a> EntryV2<'a> {
     ) -> Result<(), Status> {
         let words = self.mark_if(set, |header| {
             fits(header, grantee, pin, gtf::TYPE_MASK, gtf::TRANSITIVE)
-                && WordsV2 { header, body: 0 }.flags() & gtf::TYPE_MASK == gtf::TRANSITIVE
+                && WordsV2 { header, body: 0 }.is_transitive()
         })?;
         if words.passes_on() == to {
             return Ok(());

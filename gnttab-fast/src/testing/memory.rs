@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use copy_engine::Engine;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use maptrack::{Page, PageSource};
 
 /// Number of the first frame: above 4 GiB, so that machine addresses do not fit 32 bits.
@@ -34,6 +34,8 @@ pub struct FrameStore {
     frames: Box<[Bytes]>,
     states: Box<[State]>,
     next: AtomicUsize,
+    /// None is given out for now.
+    starved: AtomicBool,
 }
 
 // SAFETY: the bytes are reached through raw pointers only, as a guest's memory is, and the tests that race on
@@ -52,16 +54,25 @@ impl FrameStore {
                 .map(|_| State { owner: AtomicU32::new(FREE), refs: AtomicU32::new(0) })
                 .collect(),
             next: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
         })
     }
 
     /// A frame for a domain, with one reference: that of its physical map. `None` when all are used up.
     pub fn alloc(&self, owner: DomId) -> Option<Mfn> {
+        if self.starved.load(Ordering::Relaxed) {
+            return None;
+        }
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         let state = self.states.get(index)?;
         state.owner.store(u32::from(owner.0), Ordering::Relaxed);
         state.refs.store(1, Ordering::Release);
         Some(Mfn(FIRST_MFN + index as u64))
+    }
+
+    /// Lets every allocation fail, or no longer.
+    pub fn starve(&self, now: bool) {
+        self.starved.store(now, Ordering::Relaxed);
     }
 
     fn state(&self, mfn: Mfn) -> Option<&State> {
