@@ -1,13 +1,19 @@
 //! `GNTTABOP_copy`: a batch is planned, not looped over.
 //!
-//! Elements are taken in blocks. For a block, each domain is looked up once per run, each reference is
-//! pinned once and each frame translated once, however many elements use them; then all bytes are copied,
-//! in the order of the elements; then the pins are dropped; then the statuses are written. So a guest sees
-//! `GTF_reading` and `GTF_writing` for as long as a block takes, and never a status before its bytes.
+//! Elements are taken in blocks. For a block, domains are looked up once per run of elements that name the
+//! same, references pinned and frames translated once per run; then all bytes are copied, in the order of
+//! the elements; then the pins are dropped; then the statuses are written. So a guest sees `GTF_reading` and
+//! `GTF_writing` for as long as a block takes, and never a status before its bytes.
 //!
-//! A block ends after [`BLOCK`] elements. Between blocks the hypercall may yield. Since no block depends on
-//! another, the batch split anywhere gives the result of the whole. (Elements that write their own argument
-//! array are outside that promise, as they are in Xen.)
+//! A reference that comes back after another is pinned once more, which is one exchange: a table of what the
+//! block has pinned costs each element more than that costs the few that repeat (measured; such a table was
+//! here before).
+//!
+//! A block ends after [`BLOCK`] elements, and before an element that finds no pin to be had while the block
+//! holds some: the next block tries it again with none held, so that what a block holds for the sake of speed
+//! refuses nothing that one element after the other would get. Between blocks the hypercall may yield. Since
+//! no block depends on another, the batch split anywhere gives the result of the whole. (Elements that write
+//! their own argument array are outside that promise, as they are in Xen.)
 //!
 //! # What keeps a frame in place
 //! The caller's epoch, see [`active`](crate::active): no reference is taken to a page or a domain.
@@ -38,10 +44,6 @@ pub const BLOCK: usize = 64;
 /// [`BLOCK`] as the ABI counts.
 const BLOCK_U32: u32 = 64;
 const _: () = assert!(BLOCK_U32 as usize == BLOCK);
-/// Claims a block can need: both sides of each element.
-const CLAIMS: usize = 2 * BLOCK;
-/// Slots of the table that finds a claim by its key: twice the claims, so that probes stay short.
-const SLOTS: usize = 2 * CLAIMS;
 
 /// One side of an element, in either width.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,107 +97,199 @@ macro_rules! copy_arg {
 copy_arg!(abi::Copy);
 copy_arg!(compat::Copy);
 
-/// What a claim is of: `write:1 | own:1 | ..` and a gfn, or domid and gref. Equal keys, equal claims.
+/// A pin of a block.
+#[derive(Clone, Copy)]
+struct Held<'h> {
+    entry: Entry<'h>,
+    key: Key,
+}
+
+/// What a side named: `gref:1 | domid | gref`, or an own gfn. Equal keys, equal frames, within a block.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key(u64);
 
 impl Key {
-    const WRITE: u64 = 1 << 63;
-    const OWN: u64 = 1 << 62;
+    /// No gfn has it, and no reference: domids have 16 bits.
+    const NONE: Self = Self(u64::MAX);
+    const GREF: u64 = 1 << 63;
     const DOMID_SHIFT: u32 = 32;
 
-    #[inline]
-    fn gref(domid: DomId, gref: Gref, pin: Pin) -> Self {
-        Self(u64::from(gref.0) | u64::from(domid.0) << Self::DOMID_SHIFT | Self::write(pin))
+    #[inline(always)]
+    fn gref(domid: u16, gref: Gref) -> Self {
+        Self(u64::from(gref.0) | u64::from(domid) << Self::DOMID_SHIFT | Self::GREF)
     }
 
-    /// Of an own frame. No domain has gfns of more than 40 bits: those of more than 62 may share a key.
-    #[inline]
-    fn own(gfn: Gfn, pin: Pin) -> Self {
-        Self(gfn.0.min(Self::OWN - 1) | Self::OWN | Self::write(pin))
-    }
-
-    #[inline]
-    fn write(pin: Pin) -> u64 {
-        if pin.writes() { Self::WRITE } else { 0 }
-    }
-
-    #[inline]
-    fn pin(self) -> Pin {
-        Pin::for_access(self.0 & Self::WRITE != 0)
-    }
-
-    /// The reference a key made by [`gref`](Self::gref) is of.
     fn reference(self) -> (DomId, Gref) {
         let [.., low, high, _, _] = self.0.to_le_bytes();
         (DomId(u16::from_le_bytes([low, high])), Gref(abi::low32(self.0)))
     }
+}
 
-    /// Where the search for a claim begins. Multiplicative hashing by the golden ratio.
-    #[inline]
-    fn slot(self) -> usize {
-        let [.., top] = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        usize::from(top) % SLOTS
+/// One side of the elements of a block: the sources, or the dests, which are written.
+struct Claims<'h, H: Host, const WRITES: bool> {
+    /// What the last element named, and what it came to.
+    last: Key,
+    frame: Frame,
+    held: ArrayVec<Held<'h>, BLOCK>,
+    /// Pins that go with pins of transitive entries.
+    passed: ArrayVec<Passed<'h, H::Domain>, BLOCK>,
+}
+
+impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
+    const PIN: Pin = Pin::for_access(WRITES);
+
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            last: Key::NONE,
+            frame: Frame::whole(Mfn(0)),
+            held: ArrayVec::new_const(),
+            passed: ArrayVec::new_const(),
+        }
+    }
+
+    /// The domain whose reference a side names, or `None` if it names a frame of the caller's.
+    #[inline(always)]
+    fn granter(
+        host: &'h H,
+        side: &Side,
+        by_gref: bool,
+        domains: &mut Granter<'h, H>,
+    ) -> Result<Option<&'h H::Domain>, Status> {
+        if by_gref {
+            domains.find_or_self(host, DomId(side.domid)).map(Some)
+        } else if side.domid == DomId::SELF.0 {
+            Ok(None)
+        } else {
+            // Only the caller's own memory goes by frame.
+            Err(Status::PermissionDenied)
+        }
+    }
+
+    /// The frame of a side, pinned or translated.
+    #[inline(always)]
+    fn claim(&mut self, host: &'h H, granter: Option<&'h H::Domain>, side: &Side) -> Result<Frame, Status> {
+        let key = match granter {
+            // A reference is the low half of the union; the rest of it may be anything.
+            Some(_) => Key::gref(side.domid, Gref(abi::low32(side.u))),
+            // No domain has so many gfns.
+            None if side.u >= Key::GREF => return Err(Status::BadPage),
+            None => Key(side.u),
+        };
+        if key == self.last {
+            return Ok(self.frame);
+        }
+        let frame = match granter {
+            None => Self::own_frame(host, Gfn(side.u))?,
+            Some(granter) => self.pin(host, granter, key)?,
+        };
+        self.last = key;
+        self.frame = frame;
+        Ok(frame)
+    }
+
+    #[inline(always)]
+    fn own_frame(host: &'h H, gfn: Gfn) -> Result<Frame, Status> {
+        match host.caller().ram(gfn) {
+            Some(ram) if ram.writable || !WRITES => Ok(Frame::whole(ram.mfn)),
+            _ => Err(Status::BadPage),
+        }
+    }
+
+    #[inline(always)]
+    fn pin(&mut self, host: &'h H, granter: &'h H::Domain, key: Key) -> Result<Frame, Status> {
+        let gref = Gref(abi::low32(key.0));
+        let entry = granter.grants().entry(gref).ok_or(Status::BadGntref)?;
+        let grant = Grant::<_, false>::new(granter, gref, entry);
+        let frame = match entry.active.pin(host.caller().id(), Self::PIN, &grant) {
+            Ok(frame) => frame,
+            Err(status) => self.pin_passed(host, granter, gref, entry, status)?,
+        };
+        self.held.push(Held { entry, key });
+        Ok(frame)
+    }
+
+    /// A reference that could not be pinned for what it is: perhaps it passes another one on.
+    #[cold]
+    #[inline(never)]
+    fn pin_passed(
+        &mut self,
+        host: &'h H,
+        granter: &'h H::Domain,
+        gref: Gref,
+        entry: Entry<'h>,
+        status: Status,
+    ) -> Result<Frame, Status> {
+        let (frame, passed) = transitive::pin(host, granter, gref, entry, Self::PIN, status)?;
+        self.passed.push(passed);
+        Ok(frame)
+    }
+
+    #[inline(always)]
+    fn release(&self, host: &'h H) {
+        for held in &self.held {
+            held.entry.active.unpin(Self::PIN, |version, bits| match version {
+                Version::V1 => held.entry.shared.unmark(bits),
+                Version::V2 => unmark_v2(host, held.key, bits),
+            });
+        }
+        for passed in &self.passed {
+            passed.release();
+        }
     }
 }
 
-/// What is known of a reference or a frame: with [`Status::Okay`] the frame may be used.
-#[derive(Clone, Copy)]
-struct Known {
-    status: Status,
-    frame: Frame,
+#[cold]
+#[inline(never)]
+fn unmark_v2<H: Host>(host: &H, key: Key, bits: u16) {
+    let (domid, gref) = key.reference();
+    let granter = if domid == DomId::SELF { Some(host.caller()) } else { host.domain(domid) };
+    if let Some(granter) = granter {
+        granter.grants().unmark_v2(gref, bits);
+    }
 }
 
-/// A reference pinned, or a frame translated, or the refusal of it.
-struct Claim<'h> {
-    key: Key,
-    known: Known,
-    /// The entry that is pinned.
-    entry: Option<Entry<'h>>,
-}
-
-/// What a side of an element names.
-#[derive(Clone, Copy)]
-enum Named<'h, D> {
-    /// A frame of the caller's.
-    Own(Gfn),
-    /// A grant of that domain.
-    Grant(&'h D, Gref),
+/// Why an element is not in the block.
+enum Left {
+    /// It has failed.
+    Failed(Status),
+    /// It is to be tried again when the block's pins are dropped.
+    Again,
 }
 
 /// A block in the making.
 struct Plan<'h, H: Host> {
     host: &'h H,
-    /// The caller's number.
-    caller: DomId,
-    /// Index of a claim plus one, 0 for an empty slot.
-    slots: [u8; SLOTS],
-    claims: ArrayVec<Claim<'h>, CLAIMS>,
-    /// Pins that go with pins of transitive entries.
-    passed: ArrayVec<Passed<'h, H::Domain>, CLAIMS>,
+    sources: Claims<'h, H, false>,
+    dests: Claims<'h, H, true>,
     segments: ArrayVec<Segment, BLOCK>,
-    statuses: ArrayVec<Status, BLOCK>,
+    /// Of the elements that were planned; what lies behind them is okay.
+    statuses: [Status; BLOCK],
 }
 
 impl<'h, H: Host> Plan<'h, H> {
-    #[inline]
+    #[inline(always)]
     fn new(host: &'h H) -> Self {
         Self {
             host,
-            caller: host.caller().id(),
-            slots: [0; SLOTS],
-            claims: ArrayVec::new(),
-            passed: ArrayVec::new(),
-            segments: ArrayVec::new(),
-            statuses: ArrayVec::new(),
+            sources: Claims::new(),
+            dests: Claims::new(),
+            segments: ArrayVec::new_const(),
+            statuses: [Status::Okay; BLOCK],
         }
     }
 
     /// Plans one element. The order of the checks, and so which error wins, is Xen's.
     #[inline(always)]
-    fn add<T: CopyArg>(&mut self, arg: &T, domains: &mut [Granter<'h, H>; 2]) {
-        let status = self.plan(arg, domains).err().unwrap_or(Status::Okay);
-        self.statuses.push(status);
+    fn add<T: CopyArg>(&mut self, arg: &T, domains: &mut [Granter<'h, H>; 2]) -> Result<(), Left> {
+        let held = (self.sources.held.len(), self.dests.held.len());
+        self.plan(arg, domains).map_err(|status| Self::left(status, held))
+    }
+
+    /// Pins are refused by a general error.
+    #[cold]
+    fn left(status: Status, held: (usize, usize)) -> Left {
+        if status == Status::GeneralError && held != (0, 0) { Left::Again } else { Left::Failed(status) }
     }
 
     #[inline(always)]
@@ -209,155 +303,48 @@ impl<'h, H: Host> Plan<'h, H> {
         if len == 0 {
             return Ok(());
         }
+        let host = self.host;
         let (source, dest) = (arg.source(), arg.dest());
-        let source_named = self.named(&source, flags & copy_flags::SOURCE_GREF != 0, sources)?;
-        let dest_named = self.named(&dest, flags & copy_flags::DEST_GREF != 0, dests)?;
-        let source_frame = self.claim(source_named, Pin::Read)?;
-        let dest_frame = self.claim(dest_named, Pin::Write)?;
+        let from_gref = flags & copy_flags::SOURCE_GREF != 0;
+        let to_gref = flags & copy_flags::DEST_GREF != 0;
+        let granter = Claims::<'h, H, false>::granter(host, &source, from_gref, sources)?;
+        let receiver = Claims::<'h, H, true>::granter(host, &dest, to_gref, dests)?;
+        let source_frame = self.sources.claim(host, granter, &source)?;
+        let dest_frame = self.dests.claim(host, receiver, &dest)?;
 
         let (len, from, to) = (usize::from(len), usize::from(source.offset), usize::from(dest.offset));
-        if !within(source_frame, from, len) || !within(dest_frame, to, len) {
-            let crosses = from + len > PAGE_SIZE || to + len > PAGE_SIZE;
-            return Err(if crosses { Status::BadCopyArg } else { Status::GeneralError });
+        let far = from.max(to);
+        if far + len > PAGE_SIZE {
+            return Err(Status::BadCopyArg);
         }
-        // Bytes from the offsets to the nearer end of the two ranges.
-        let left = |frame: Frame, offset: usize| (frame.last() + 1).saturating_sub(offset);
-        let room = left(source_frame, from).min(left(dest_frame, to));
-        let at = |frame: Frame, offset: usize| self.host.frame(frame.mfn()).wrapping_add(offset % PAGE_SIZE);
-        let (src, dst) = (at(source_frame, from), at(dest_frame, to));
-        self.segments.push(Segment { dst, src, len: index_nospec(len, room + 1) });
+        if !(source_frame.is_whole() && dest_frame.is_whole()) {
+            within(source_frame, from, len)?;
+            within(dest_frame, to, len)?;
+        }
+        // Speculation: not a byte behind the frames, see the module's text.
+        let len = index_nospec(len, (PAGE_SIZE + 1).wrapping_sub(far));
+        let at = |frame: Frame, offset: usize| host.frame(frame.mfn()).wrapping_add(offset % PAGE_SIZE);
+        self.segments.push(Segment { dst: at(dest_frame, to), src: at(source_frame, from), len });
         Ok(())
     }
 
-    /// What a side names.
-    #[inline(always)]
-    fn named(
-        &self,
-        side: &Side,
-        by_gref: bool,
-        domains: &mut Granter<'h, H>,
-    ) -> Result<Named<'h, H::Domain>, Status> {
-        let own = side.domid == DomId::SELF.0;
-        if by_gref {
-            // A reference is the low half of the union; the rest of it may be anything.
-            let gref = Gref(abi::low32(side.u));
-            let granter =
-                if own { self.host.caller() } else { domains.find(self.host, DomId(side.domid))? };
-            Ok(Named::Grant(granter, gref))
-        } else if own {
-            Ok(Named::Own(Gfn(side.u)))
-        } else {
-            // Only the caller's own memory goes by frame.
-            Err(Status::PermissionDenied)
-        }
-    }
-
-    #[inline(always)]
-    fn claim(&mut self, named: Named<'h, H::Domain>, pin: Pin) -> Result<Frame, Status> {
-        let key = match named {
-            Named::Grant(granter, gref) => Key::gref(granter.id(), gref, pin),
-            Named::Own(gfn) => Key::own(gfn, pin),
-        };
-        let mut slot = key.slot();
-        // There are fewer claims than slots, so the search meets an empty one.
-        let known = loop {
-            let Some(at) = usize::from(self.slots[slot]).checked_sub(1) else {
-                break self.claim_new(slot, key, named, pin);
-            };
-            let claim = &self.claims[at];
-            if claim.key == key {
-                break claim.known;
-            }
-            slot = (slot + 1) % SLOTS;
-        };
-        if known.status == Status::Okay { Ok(known.frame) } else { Err(known.status) }
-    }
-
-    #[inline(never)]
-    fn claim_new(&mut self, slot: usize, key: Key, named: Named<'h, H::Domain>, pin: Pin) -> Known {
-        let (result, entry) = match named {
-            Named::Own(gfn) => (self.translate_own(gfn, pin), None),
-            Named::Grant(granter, gref) => match granter.grants().entry(gref) {
-                None => (Err(Status::BadGntref), None),
-                Some(entry) => {
-                    let grant = Grant::<_, false>::new(granter, gref, entry);
-                    let result = entry
-                        .active
-                        .pin(self.caller, pin, &grant)
-                        .or_else(|status| self.claim_passed(granter, gref, entry, pin, status));
-                    (result, result.is_ok().then_some(entry))
-                }
-            },
-        };
-        let known = match result {
-            Ok(frame) => Known { status: Status::Okay, frame },
-            Err(status) => Known { status, frame: NO_FRAME },
-        };
-        self.claims.push(Claim { key, known, entry });
-        self.slots[slot] = u8::try_from(self.claims.len()).unwrap_or(0);
-        known
-    }
-
-    /// A reference that could not be pinned for what it is: perhaps it passes another one on.
-    #[cold]
-    #[inline(never)]
-    fn claim_passed(
-        &mut self,
-        granter: &'h H::Domain,
-        gref: Gref,
-        entry: Entry<'h>,
-        pin: Pin,
-        status: Status,
-    ) -> Result<Frame, Status> {
-        let (frame, passed) = transitive::pin(self.host, granter, gref, entry, pin, status)?;
-        self.passed.push(passed);
-        Ok(frame)
-    }
-
-    #[inline(always)]
-    fn translate_own(&self, gfn: Gfn, pin: Pin) -> Result<Frame, Status> {
-        match self.host.caller().ram(gfn) {
-            Some(ram) if ram.writable || !pin.writes() => Ok(Frame::whole(ram.mfn)),
-            _ => Err(Status::BadPage),
-        }
-    }
-
     /// Copies, and drops the pins.
-    #[inline]
+    #[inline(always)]
     fn run(&mut self) {
         if !self.segments.is_empty() {
             self.host.copy(Batch::new(&self.segments));
         }
-        for claim in &self.claims {
-            if let Some(entry) = claim.entry {
-                entry.active.unpin(claim.key.pin(), |version, bits| match version {
-                    Version::V1 => entry.shared.unmark(bits),
-                    Version::V2 => self.unmark_v2(claim.key, bits),
-                });
-            }
-        }
-        for passed in &self.passed {
-            passed.release();
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn unmark_v2(&self, key: Key, bits: u16) {
-        let (domid, gref) = key.reference();
-        if let Some(granter) = self.host.domain(domid) {
-            granter.grants().unmark_v2(gref, bits);
-        }
+        self.sources.release(self.host);
+        self.dests.release(self.host);
     }
 }
 
-/// The frame of a claim that failed; never used.
-const NO_FRAME: Frame = Frame::whole(Mfn(0));
-
 /// Whether `len` bytes from `offset` lie in the range granted.
-#[inline]
-fn within(frame: Frame, offset: usize, len: usize) -> bool {
-    offset >= frame.start() && offset + len <= frame.last() + 1
+#[cold]
+#[inline(never)]
+fn within(frame: Frame, offset: usize, len: usize) -> Result<(), Status> {
+    let inside = offset >= frame.start() && offset + len <= frame.last() + 1;
+    if inside { Ok(()) } else { Err(Status::GeneralError) }
 }
 
 /// The operation on `count` elements at the start of `args`.
@@ -388,19 +375,27 @@ fn block<'h, H: Host, M: GuestMemory, T: CopyArg>(
 ) -> Result<u32, Fault> {
     let mut plan = Plan::new(host);
     let mut fault = Ok(());
-    for index in first..first + left.min(BLOCK_U32) {
-        match args.read(index) {
-            Ok(arg) => plan.add(&arg, domains),
+    let mut planned = 0;
+    let left = left.min(BLOCK_U32) as usize;
+    for (index, status) in (first..).zip(0..left) {
+        let arg = match args.read(index) {
+            Ok(arg) => arg,
             // What was read before is done.
             Err(at) => {
                 fault = Err(at);
                 break;
             }
+        };
+        match plan.add(&arg, domains) {
+            Ok(()) => (),
+            Err(Left::Failed(why)) => plan.statuses[status] = why,
+            Err(Left::Again) => break,
         }
+        planned = status + 1;
     }
     plan.run();
     let mut index = first;
-    for status in &plan.statuses {
+    for status in plan.statuses.iter().take(planned) {
         args.write_status(index, T::STATUS, *status)?;
         index += 1;
     }

@@ -150,6 +150,19 @@ impl<'h, H: Host> Granter<'h, H> {
         }
     }
 
+    /// As [`find`](Self::find), `DOMID_SELF` included.
+    #[inline(always)]
+    pub(crate) fn find_or_self(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
+        match self.last {
+            Some((last, domain)) if last == id => Ok(domain),
+            _ if id == DomId::SELF => {
+                self.last = Some((id, host.caller()));
+                Ok(host.caller())
+            }
+            _ => self.look_up(host, id),
+        }
+    }
+
     #[cold]
     fn look_up(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
         let domain = host.domain(id).filter(|d| !d.is_dying()).ok_or(Status::BadDomain)?;

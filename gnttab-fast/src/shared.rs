@@ -24,10 +24,7 @@ impl WordV1 {
         u16::from_le_bytes([a, b])
     }
 
-    fn domid(self) -> u16 {
-        let [_, _, a, b, ..] = self.0.to_le_bytes();
-        u16::from_le_bytes([a, b])
-    }
+    const DOMID_SHIFT: u32 = 16;
 
     fn with(self, bits: u16) -> Self {
         Self(self.0 | u64::from(bits))
@@ -106,20 +103,22 @@ impl<'a> EntryV1<'a> {
         pin: Pin,
         maps: bool,
     ) -> Result<Result<(), WordV1>, Status> {
+        // What must be as it is: type, grantee, and that a writer may write. One comparison.
+        let mut mask = 0;
+        let mut wanted = 0;
         if let Some(grantee) = grantee {
             // A sub-page flag means nothing in version 1, but Xen refuses to map such an entry.
-            let mask = if maps { gtf::TYPE_MASK | gtf::SUB_PAGE } else { gtf::TYPE_MASK };
-            if word.flags() & mask != gtf::PERMIT_ACCESS || word.domid() != grantee.0 {
-                return Err(Status::GeneralError);
-            }
+            let flags = if maps { gtf::TYPE_MASK | gtf::SUB_PAGE } else { gtf::TYPE_MASK };
+            mask = u64::from(flags) | 0xffff << WordV1::DOMID_SHIFT;
+            wanted = u64::from(gtf::PERMIT_ACCESS) | u64::from(grantee.0) << WordV1::DOMID_SHIFT;
         }
-        let mut bits = gtf::READING;
         if pin.writes() {
-            if word.flags() & gtf::READONLY != 0 {
-                return Err(Status::GeneralError);
-            }
-            bits |= gtf::WRITING;
+            mask |= u64::from(gtf::READONLY);
         }
+        if word.0 & mask != wanted {
+            return Err(Status::GeneralError);
+        }
+        let bits = pin.bits();
         let exchange =
             self.0.compare_exchange(word.0, word.with(bits).0, Ordering::AcqRel, Ordering::Acquire);
         Ok(exchange.map(drop).map_err(WordV1))

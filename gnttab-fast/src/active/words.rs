@@ -133,6 +133,13 @@ impl Frame {
         Mfn(self.0 & ((1 << Self::START_SHIFT) - 1))
     }
 
+    /// Whether all of the frame is granted.
+    #[must_use]
+    #[inline]
+    pub const fn is_whole(self) -> bool {
+        self.0 >> Self::START_SHIFT == Self::OFFSET_MASK << (Self::LAST_SHIFT - Self::START_SHIFT)
+    }
+
     /// First byte granted.
     #[must_use]
     #[inline]

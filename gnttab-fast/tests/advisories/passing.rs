@@ -125,7 +125,8 @@ fn xsa_226_both_ends_are_pinned_while_bytes_are_copied() {
     let hook = |at| {
         if at == At::Copy {
             copied.set(copied.get() + 1);
-            assert_eq!((pins(&m, 1, 8), pins(&m, 3, 8)), ((1, 1), (1, 1)));
+            assert_eq!(pins(&m, 1, 8), pins(&m, 3, 8));
+            assert!(pins(&m, 1, 8) >= (1, 1));
             assert_eq!(set_version(&m, 3, 1), Outcome::Failed(gnttab_fast::Errno::Busy));
         }
         true
