@@ -94,7 +94,7 @@ pub const CASES: &[Case] = &[
         expect: &[
             "@case map.rw = okay",
             "@case switch.to_2_and_back = 0:2 0:1",
-            "@cases 699",
+            "@cases 712",
             "leaked frames: 0",
         ],
         never: TROUBLE,
@@ -107,7 +107,7 @@ pub const CASES: &[Case] = &[
         expect: &[
             "@case map.rw = okay",
             "@case switch.to_2_and_back = 0:2 0:1",
-            "@cases 699",
+            "@cases 712",
             "leaked frames: 0",
         ],
         never: TROUBLE,
@@ -121,7 +121,7 @@ pub const CASES: &[Case] = &[
             machine.modules[0].string = "domain=conf gnttab=max_ver:1,no-transitive".to_owned();
             Ok(())
         },
-        expect: &["@case map.rw = okay", "@case v2.map.rw = no version 2: ENOSYS", "@cases 699"],
+        expect: &["@case map.rw = okay", "@case v2.map.rw = no version 2: ENOSYS", "@cases 712"],
         never: TROUBLE,
         end: End::Off,
     },

@@ -5,17 +5,20 @@
 //! only, and [`Lab::tidy`] puts memory back where some is missing. One vCPU, no interrupts: nothing races.
 #![forbid(unsafe_code)]
 
-use hv::abi::grant_table::{self as gnttab, MapGrantRef, UnmapGrantRef, copy_flags, gtf, map_flags, op};
+use hv::abi::grant_table::{self as gnttab, UnmapGrantRef, gtf, op};
 use hv::abi::memory as mem;
 use hv::abi::xen::DOMID_SELF;
 use hv::abi::xen::hypercall as number;
 
 use super::bytes;
 use super::request::{Request, Width, low};
-use super::show::{UNSET, UNSET_WORD};
+use super::show::UNSET;
 use crate::rt::hypercall::raw;
 use crate::rt::memory::{PAGE, gfn, hole, pages};
 use crate::rt::{hypercall, wide};
+
+mod entries;
+mod requests;
 
 /// Pages of the pool.
 pub const POOL: u64 = 12;
@@ -238,241 +241,6 @@ impl Lab {
             pad: [0; 3],
         };
         self.memory(cmd, request).0
-    }
-
-    // --- the table --------------------------------------------------------------------------------------
-
-    fn entry(&self, gref: u32) -> u64 {
-        let size = if self.version == 1 { 8 } else { 16 };
-        let offset = u64::from(gref) * size;
-        assert!(offset < FRAMES * PAGE, "no such entry");
-        self.table + offset
-    }
-
-    /// References below this are in the mapped part of the table.
-    #[must_use]
-    pub fn entries(&self) -> u32 {
-        low(FRAMES * PAGE / if self.version == 1 { 8 } else { 16 })
-    }
-
-    /// Writes an entry: the flags last.
-    pub fn grant(&self, gref: u32, domid: u16, frame: u64, flags: u16) {
-        let entry = self.entry(gref);
-        bytes::put_half(entry, 0);
-        bytes::put_half(entry + 2, domid);
-        if self.version == 1 {
-            bytes::put(entry + 4, &low(frame));
-        } else {
-            bytes::put(entry + 4, &0_u32);
-            bytes::put(entry + 8, &frame);
-        }
-        bytes::put_half(entry, flags);
-    }
-
-    /// Lets ourselves use a page of the pool.
-    pub fn permit(&self, gref: u32, page: u64, flags: u16) {
-        self.grant(gref, self.own, gfn(self.page(page)), gtf::PERMIT_ACCESS | flags);
-    }
-
-    /// A version-2 entry for `length` bytes from `offset`.
-    pub fn permit_part(&self, gref: u32, page: u64, offset: u16, length: u16, flags: u16) {
-        let flags = gtf::PERMIT_ACCESS | gtf::SUB_PAGE | flags;
-        self.grant(gref, self.own, gfn(self.page(page)), 0);
-        let entry = self.entry(gref);
-        bytes::put_half(entry + 4, offset);
-        bytes::put_half(entry + 6, length);
-        bytes::put_half(entry, flags);
-    }
-
-    /// A version-2 entry that passes on a grant of `domid`.
-    pub fn pass_on(&self, gref: u32, domid: u16, inner: u32, flags: u16) {
-        self.grant(gref, self.own, u64::from(inner), 0);
-        let entry = self.entry(gref);
-        bytes::put_half(entry + 4, domid);
-        bytes::put_half(entry, gtf::TRANSITIVE | flags);
-    }
-
-    /// Overwrites the flags of an entry.
-    pub fn set_flags(&self, gref: u32, flags: u16) {
-        bytes::put_half(self.entry(gref), flags);
-    }
-
-    /// The flags of an entry.
-    #[must_use]
-    pub fn flags(&self, gref: u32) -> u16 {
-        bytes::get(self.entry(gref))
-    }
-
-    /// The second half of the entry: domain or, in version 1, the frame.
-    #[must_use]
-    pub fn entry_word(&self, gref: u32, offset: u64) -> u32 {
-        bytes::get_word(self.entry(gref) + offset)
-    }
-
-    /// The word that tells whether an entry is in use: flags, or in version 2 the status.
-    #[must_use]
-    pub fn in_use(&self, gref: u32) -> u16 {
-        if self.version == 1 { self.flags(gref) } else { bytes::get(self.status + u64::from(gref) * 2) }
-    }
-
-    /// `GNTTABOP_set_version`: the result and the version written back.
-    pub fn set_version(&mut self, version: u32) -> (i64, u32) {
-        let (result, told) = self.one(op::SET_VERSION, gnttab::SetVersion { version });
-        let before = self.version;
-        self.version = self.get_version();
-        if before == 1 {
-            self.map_status();
-        }
-        (result, told.version)
-    }
-
-    /// Maps the status frame of version 2.
-    fn map_status(&self) {
-        if self.version == 2 {
-            let placed = self.place(mem::MAPIDX_GRANT_TABLE_STATUS, self.status);
-            if placed != 0 {
-                crate::fail!("the first status frame cannot be mapped: {placed}");
-            }
-        }
-    }
-
-    fn get_version(&self) -> u32 {
-        let request = gnttab::GetVersion { dom: DOMID_SELF, pad: 0, version: 0 };
-        let (result, told) = self.one(op::GET_VERSION, request);
-        if result != 0 {
-            crate::fail!("GNTTABOP_get_version: {result}");
-        }
-        told.version
-    }
-
-    // --- mapping ----------------------------------------------------------------------------------------
-
-    /// A request to map `gref` at a window.
-    #[must_use]
-    pub fn map_request(&self, gref: u32, window: u64, flags: u32) -> MapGrantRef {
-        MapGrantRef {
-            host_addr: self.window(window),
-            flags,
-            gref,
-            dom: self.own,
-            status: UNSET,
-            handle: UNSET_WORD,
-            dev_bus_addr: u64::from(UNSET_WORD),
-        }
-    }
-
-    /// Maps, and remembers what has to be undone.
-    pub fn maps(&mut self, batch: &mut [MapGrantRef]) -> i64 {
-        let result = self.op(op::MAP_GRANT_REF, batch);
-        self.remember(batch);
-        result
-    }
-
-    /// Notes the mappings among `batch`.
-    pub fn remember(&mut self, batch: &[MapGrantRef]) {
-        for request in batch.iter().filter(|request| request.status == 0) {
-            let Some(slot) = self.live.iter_mut().find(|slot| slot.is_none()) else {
-                crate::fail!("a case maps more than the bookkeeping has room for");
-            };
-            *slot = Some((request.host_addr, request.handle));
-        }
-    }
-
-    /// Maps one reference.
-    pub fn map(&mut self, request: MapGrantRef) -> MapGrantRef {
-        let mut request = request;
-        let result = self.maps(core::slice::from_mut(&mut request));
-        if result != 0 {
-            crate::fail!("a map of one element returns {result}");
-        }
-        request
-    }
-
-    /// Maps one reference writable at window 0.
-    pub fn map_rw(&mut self, gref: u32) -> MapGrantRef {
-        self.map(self.map_request(gref, 0, map_flags::HOST_MAP))
-    }
-
-    /// Maps one reference read-only at window 1.
-    pub fn map_ro(&mut self, gref: u32) -> MapGrantRef {
-        self.map(self.map_request(gref, 1, map_flags::HOST_MAP | map_flags::READONLY))
-    }
-
-    /// The request that undoes a mapping.
-    #[must_use]
-    pub fn unmap_request(&self, map: &MapGrantRef) -> UnmapGrantRef {
-        UnmapGrantRef { host_addr: map.host_addr, dev_bus_addr: 0, handle: map.handle, status: UNSET, pad: 0 }
-    }
-
-    /// Unmaps, and forgets what is undone.
-    pub fn unmaps(&mut self, batch: &mut [UnmapGrantRef]) -> i64 {
-        let result = self.op(op::UNMAP_GRANT_REF, batch);
-        self.forget(batch);
-        result
-    }
-
-    /// Notes that the mappings among `batch` are gone.
-    pub fn forget(&mut self, batch: &[UnmapGrantRef]) {
-        for request in batch.iter().filter(|request| request.status == 0 && request.host_addr != 0) {
-            let same = |slot: &Option<(u64, u32)>| slot.is_some_and(|(_, handle)| handle == request.handle);
-            if let Some(slot) = self.live.iter_mut().find(|slot| same(slot)) {
-                *slot = None;
-            }
-        }
-    }
-
-    /// Unmaps one mapping: its status.
-    pub fn unmap(&mut self, map: &MapGrantRef) -> i16 {
-        let mut request = self.unmap_request(map);
-        let result = self.unmaps(core::slice::from_mut(&mut request));
-        if result != 0 {
-            crate::fail!("an unmap of one element returns {result}");
-        }
-        request.status
-    }
-
-    // --- copying ----------------------------------------------------------------------------------------
-
-    /// A request to copy.
-    #[must_use]
-    pub fn copy_request(&self, source: Side, dest: Side, len: u16) -> gnttab::Copy {
-        let pointer = |side| match side {
-            Side::Page(page, offset) => {
-                gnttab::CopyPtr { u: gfn(self.page(page)), domid: DOMID_SELF, offset, pad: 0 }
-            }
-            Side::Ref(gref, offset) => {
-                gnttab::CopyPtr { u: u64::from(gref), domid: self.own, offset, pad: 0 }
-            }
-        };
-        let flag = |side, flag| if matches!(side, Side::Ref(..)) { flag } else { 0 };
-        gnttab::Copy {
-            source: pointer(source),
-            dest: pointer(dest),
-            len,
-            flags: flag(source, copy_flags::SOURCE_GREF) | flag(dest, copy_flags::DEST_GREF),
-            status: UNSET,
-            pad: 0,
-        }
-    }
-
-    /// Copies once: the status.
-    pub fn copy(&self, source: Side, dest: Side, len: u16) -> i16 {
-        self.copy_as(self.copy_request(source, dest, len))
-    }
-
-    /// Copies as asked: the status.
-    pub fn copy_as(&self, request: gnttab::Copy) -> i16 {
-        let (result, request) = self.one(op::COPY, request);
-        if result != 0 {
-            crate::fail!("a copy of one element returns {result}");
-        }
-        request.status
-    }
-
-    /// Checksum of a page of the pool.
-    #[must_use]
-    pub fn sum(&self, page: u64) -> u32 {
-        bytes::sum(self.page(page), PAGE)
     }
 
     // --- between cases ----------------------------------------------------------------------------------

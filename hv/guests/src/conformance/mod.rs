@@ -19,6 +19,7 @@ mod batch;
 mod bytes;
 mod calls;
 mod copy;
+mod growth;
 mod lab;
 mod map;
 mod parts;
@@ -96,6 +97,9 @@ pub fn run(width: Width) {
         for case in GROUPS.iter().copied().flatten() {
             bench.case(case, version);
         }
+    }
+    for case in growth::CASES {
+        bench.case(case, 1);
     }
     crate::say!("@cases {}", bench.count);
 }
