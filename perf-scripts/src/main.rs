@@ -14,6 +14,7 @@ mod docs;
 mod failure;
 mod gate;
 mod image;
+mod linux;
 mod netback;
 mod places;
 mod process;
@@ -52,6 +53,8 @@ enum Verb {
     Docs(docs::DocsArgs),
     /// The main job: two guests exchange real traffic, every byte verified
     Netback(netback::NetbackArgs),
+    /// Boot Debian's own kernels, unmodified, to userspace
+    Linux(linux::LinuxArgs),
     /// Boot domains of your own and show the console
     Run(run::RunArgs),
     /// The same guest on Tollgate and on Debian's Xen, case by case
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Audit(args) => audit::audit(args, cli.no_install),
         Verb::Docs(args) => docs::docs(args),
         Verb::Netback(args) => netback::netback(args, cli.no_install),
+        Verb::Linux(args) => linux::linux(args, cli.no_install),
         Verb::Run(args) => run::run(args, cli.no_install),
         Verb::Conformance(args) => conformance::conformance(args, cli.no_install),
         Verb::Gate(args) => gate::gate(args, cli.no_install),

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::boot_tests;
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
+use crate::linux::{self, Flavour, LinuxArgs};
 use crate::process::run;
 use crate::progress::Step;
 use crate::{audit, docs, gate, places, setup};
@@ -157,6 +158,15 @@ fn steps() -> Vec<TestStep> {
     for case in boot_tests::CASES {
         steps.push(TestStep::new(format!("boot: {}", case.name), case.quick, || {
             boot_tests::run(case, &image::build(&ImageArgs::default())?).map(|()| 1)
+        }));
+    }
+    for (name, kernel, domains, vcpus) in [
+        ("linux: cloud kernel", Flavour::Cloud, 1, 1),
+        ("linux: cloud kernel, two domains of 2 vCPUs", Flavour::Cloud, 2, 2),
+        ("linux: generic kernel, 4 vCPUs", Flavour::Generic, 1, 4),
+    ] {
+        steps.push(TestStep::new(name, false, move || {
+            linux::run(&LinuxArgs::test(kernel, domains, vcpus)).map(|results| results.len())
         }));
     }
     for case in traffic::CASES {

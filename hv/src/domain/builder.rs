@@ -15,12 +15,16 @@ use zerocopy::IntoBytes;
 
 use super::{
     Domain, acpi,
+    bzimage::{self, BadBzImage},
     config::Config,
     image::{BadImage, Image},
     layout,
     vcpu::Vcpu,
 };
+use crate::abi::hvm::params;
 use crate::abi::hvm::start_info::{MAGIC, MemmapEntry, ModlistEntry, SIF_PRIVILEGED, StartInfo};
+use crate::dev::console_ring::ConsoleRing;
+use crate::event::ops;
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{
     frames::{self, Owner},
@@ -37,6 +41,8 @@ use crate::vt::{self, PvhEntry};
 pub enum BuildError {
     /// The kernel's file.
     Image(BadImage),
+    /// The kernel's file, a bzImage.
+    BzImage(BadBzImage),
     /// A segment is not inside the domain's RAM.
     Outside {
         /// Where it begins.
@@ -68,6 +74,7 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Image(bad) => bad.fmt(f),
+            Self::BzImage(bad) => bad.fmt(f),
             Self::Outside { at, memory } => {
                 write!(f, "its segment at {at:#x} is outside its {} KiB of RAM: raise mem=", memory >> 10)
             }
@@ -92,6 +99,12 @@ impl From<BadImage> for BuildError {
     }
 }
 
+impl From<BadBzImage> for BuildError {
+    fn from(bad: BadBzImage) -> Self {
+        Self::BzImage(bad)
+    }
+}
+
 /// The file that goes with a domain, and the string it came with.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a> {
@@ -113,7 +126,8 @@ pub fn build(
     online: u32,
     guard: &Guard,
 ) -> Result<Arc<Domain>, BuildError> {
-    let image = Image::parse(kernel)?;
+    let unpacked = bzimage::unpack(kernel)?;
+    let image = Image::parse(unpacked.as_deref().unwrap_or(kernel))?;
     let low_end = config.memory.min(layout::LOW_END);
     if let Some(outside) = image.segments.iter().find(|segment| segment.end > low_end) {
         return Err(BuildError::Outside { at: outside.start, memory: config.memory });
@@ -132,6 +146,7 @@ pub fn build(
     let p2m = P2m::new().ok_or_else(no_memory)?;
     let root = p2m.root();
     let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;
+    let console_ring = ConsoleRing::new(id).ok_or_else(no_memory)?;
     let grants = GrantTable::new(id, &config.grants).map_err(|_| no_memory())?;
     let mut vcpus = Vec::new();
     for number in 0..config.vcpus {
@@ -150,6 +165,7 @@ pub fn build(
         tlb: DomainTlb::new(id),
         grants,
         shared_info,
+        console_ring,
         grant_limits: config.grants,
         memory: config.memory,
         acpi_pages: acpi::pages(config.vcpus),
@@ -200,6 +216,23 @@ fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
         }
         domain.pages.fetch_add(1, Ordering::Relaxed);
     }
+    connect_console(domain)
+}
+
+/// Shows a domain its console ring, and gives it the port that goes with it.
+fn connect_console(domain: &Domain) -> Option<()> {
+    let (gfn, mfn) = (Gfn(layout::CONSOLE >> PAGE_SHIFT), domain.console_ring.mfn());
+    // The p2m's entry holds a reference of its own.
+    if !frames::get_ref(mfn, domain.id) {
+        return None;
+    }
+    if domain.p2m.set(gfn, mfn, 0, P2mKind::Shared).is_err() {
+        frames::put_ref(mfn);
+        return None;
+    }
+    let port = ops::alloc_console(domain).ok()?;
+    domain.params.set(params::CONSOLE_PFN, gfn.0);
+    domain.params.set(params::CONSOLE_EVTCHN, u64::from(port));
     Some(())
 }
 
@@ -340,8 +373,8 @@ mod tests {
         let domain = build_one(50, "k domain=a mem=6M -- x=1 y", &file, Some(data)).expect("builds");
         assert_eq!(
             frames::owned_by(DomId(50)),
-            6 * 256 + 3,
-            "RAM, ACPI tables, shared info, one grant frame"
+            6 * 256 + 4,
+            "RAM, ACPI tables, shared info, console ring, one grant frame"
         );
         assert_eq!(read::<[u8; 4]>(&domain, 0x10_0000), *b"code");
         assert_eq!(read::<u8>(&domain, 0x10_17ff), 0);

@@ -23,6 +23,8 @@ pub const ACPI: u64 = 0xfc00_0000;
 pub const HIGH_START: u64 = 1 << 32;
 /// Special pages (console, store and so on).
 pub const SPECIAL: (u64, u64) = (0xfeff_8000, 0xff00_0000);
+/// The page of the console ring, the last of the special ones, as Xen's toolstack has it.
+pub const CONSOLE: u64 = SPECIAL.1 - 4096;
 /// What a PC has instead of RAM below 1 MiB.
 const LEGACY: (u64, u64) = (0xa_0000, 0x10_0000);
 

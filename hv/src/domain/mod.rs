@@ -16,7 +16,7 @@ use gnttab_fast::types::{DomId, PAGE_SHIFT};
 use spin::Mutex;
 
 use crate::abi::hvm::params;
-use crate::dev::console::GuestLine;
+use crate::dev::{console::GuestLine, console_ring::ConsoleRing};
 use crate::event::Channels;
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{p2m::P2m, shared::SharedFrame, tlb::DomainTlb};
@@ -25,6 +25,7 @@ use crate::vt::Width;
 
 pub mod acpi;
 pub mod builder;
+pub mod bzimage;
 pub mod config;
 pub mod counters;
 pub mod image;
@@ -89,6 +90,8 @@ pub struct Domain {
     pub events: Channels,
     /// The page it shares with the hypervisor from creation on.
     pub shared_info: SharedFrame,
+    /// The hypervisor's end of its console ring.
+    pub console_ring: ConsoleRing,
     /// `HVM_PARAM_*`.
     pub params: Params,
     /// What its grants are limited to.
@@ -130,6 +133,7 @@ pub(super) struct Parts {
     pub tlb: DomainTlb,
     pub grants: GrantTable,
     pub shared_info: SharedFrame,
+    pub console_ring: ConsoleRing,
     pub grant_limits: GrantLimits,
     pub memory: u64,
     pub acpi_pages: u64,
@@ -148,6 +152,7 @@ impl Domain {
             grants: parts.grants,
             events: Channels::new(u32::try_from(parts.vcpus.len()).unwrap_or(MAX_VCPUS)),
             shared_info: parts.shared_info,
+            console_ring: parts.console_ring,
             params: Params::new(),
             grant_limits: parts.grant_limits,
             counters: Counters::new(),

@@ -48,7 +48,16 @@ pub fn send(domain: &Domain, port: u32, guard: &Guard) -> Result<(), Errno> {
         }
         // Nobody listens yet: dropped, as the interface says.
         Binding::Unbound(_) => Ok(()),
-        Binding::Closed | Binding::Virq(_) => Err(Errno::EINVAL),
+        // The console's is the caller's to do, off this path.
+        Binding::Closed | Binding::Virq(_) | Binding::Console => Err(Errno::EINVAL),
+    }
+}
+
+/// The console ring behind `port`, if that is what it is, has room again.
+pub fn raise_console(domain: &Domain, port: u32) {
+    let bound = domain.events.port(port);
+    if bound.binding == Binding::Console {
+        set_pending(domain, port, bound);
     }
 }
 

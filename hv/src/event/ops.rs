@@ -56,6 +56,17 @@ pub fn alloc_unbound(domain: &Domain, remote: DomId) -> Result<u32, Errno> {
     Ok(port)
 }
 
+/// The port of a domain's console ring, whose other end is the hypervisor.
+///
+/// # Errors
+/// `ENOSPC`.
+pub fn alloc_console(domain: &Domain) -> Result<u32, Errno> {
+    let mut locked = domain.events.lowest_free.lock();
+    let port = lowest_free(domain, &mut locked)?;
+    put(domain, &locked, port, Port { binding: Binding::Console, vcpu: 0 });
+    Ok(port)
+}
+
 /// Locks one domain's ports or two, in the order of their numbers.
 fn lock_both<'a>(one: &'a Domain, other: &'a Domain) -> (Locked<'a>, Option<Locked<'a>>) {
     if one.id == other.id {
@@ -146,7 +157,7 @@ pub fn bind_vcpu(domain: &Domain, port: u32, vcpu: u32) -> Result<(), Errno> {
     let locked = domain.events.lowest_free.lock();
     let bound = domain.events.port(port);
     match bound.binding {
-        Binding::Unbound(_) | Binding::Interdomain(..) => {}
+        Binding::Unbound(_) | Binding::Interdomain(..) | Binding::Console => {}
         Binding::Virq(virq) if is_global(virq) => {}
         Binding::Closed | Binding::Virq(_) | Binding::Ipi => return Err(Errno::EINVAL),
     }
@@ -170,6 +181,8 @@ pub fn status(domain: &Domain, request: &mut Status) -> Result<(), Errno> {
         Binding::Interdomain(remote, port) => (stat::INTERDOMAIN, [u32::from(remote.0), port]),
         Binding::Virq(virq) => (stat::VIRQ, [virq, 0]),
         Binding::Ipi => (stat::IPI, [0, 0]),
+        // As a toolstack's console daemon would appear: in domain 0. It has no port there.
+        Binding::Console => (stat::INTERDOMAIN, [0, 0]),
     };
     Ok(())
 }

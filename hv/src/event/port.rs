@@ -25,6 +25,8 @@ pub enum Binding {
     Virq(u32),
     /// Another vCPU of the domain.
     Ipi,
+    /// The hypervisor, as the other end of the console ring.
+    Console,
 }
 
 const VCPU_SHIFT: u32 = 4;
@@ -44,6 +46,7 @@ impl Port {
             Binding::Interdomain(domid, port) => (2, domid.0, port),
             Binding::Virq(virq) => (3, 0, virq),
             Binding::Ipi => (4, 0, 0),
+            Binding::Console => (5, 0, 0),
         };
         kind | ((self.vcpu as u64 & 0xfff) << VCPU_SHIFT)
             | ((domid as u64) << DOMID_SHIFT)
@@ -61,6 +64,7 @@ impl Port {
             2 => Binding::Interdomain(domid, detail),
             3 => Binding::Virq(detail),
             4 => Binding::Ipi,
+            5 => Binding::Console,
             _ => return Self::CLOSED,
         };
         Self { binding, vcpu: ((word >> VCPU_SHIFT) & 0xfff) as u16 }
@@ -84,6 +88,7 @@ mod tests {
             Binding::Interdomain(DomId(0x7fef), 4095),
             Binding::Virq(23),
             Binding::Ipi,
+            Binding::Console,
         ] {
             let port = Port { binding, vcpu: 127 };
             assert_eq!(Port::from_word(port.word()), port);

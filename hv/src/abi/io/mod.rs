@@ -2,5 +2,6 @@
 //! guests under `hv/guests` speak them.
 
 pub mod blkif;
+pub mod console;
 pub mod netif;
 pub mod ring;
