@@ -303,14 +303,13 @@ const fn pattern(word: u64) -> u64 {
     (word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Our own number: by CPUID, or the one for which a query of version succeeds as for `DOMID_SELF` and an
-/// access to a grant to that number works.
+/// Our own number: by CPUID, or the first domain whose table we may ask the size of. Only a privileged domain
+/// may ask others', and it runs alone.
 pub fn find_own() -> u16 {
     let told = hypercall::domid();
     if told != DOMID_SELF {
         return told;
     }
-    // A domain may always query itself; others it may not, or they do not exist.
     let found = (0..64).find(|&dom| {
         let mut request = [gnttab::QuerySize { dom, status: UNSET, ..Default::default() }];
         hypercall::op_count(op::QUERY_SIZE, &mut request) == 0 && request[0].status == 0
