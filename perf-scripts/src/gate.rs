@@ -1,10 +1,13 @@
 //! `gate`: instruction counts that must not grow.
 //!
 //! What is measured does not depend on the machine's speed, so it can fail a build: instructions of whole
-//! hypercalls under QEMU's `-icount` ([`icount`]). The figures that hold stand in `results/gates.toml`; a row
+//! hypercalls under QEMU's `-icount` ([`icount`]), instructions of the library's operations under callgrind
+//! ([`callgrind`]), and what the fast paths were compiled to ([`codegen`]). The figures that hold stand in `results/gates.toml`; a row
 //! that has grown by more than [`ALLOWED_PERCENT`] fails with a table of what changed. `--bless` writes what
 //! was measured, for a change that is worth its cost: the commit that carries the new figures says why.
 
+mod callgrind;
+mod codegen;
 pub mod icount;
 
 use std::collections::BTreeMap;
@@ -39,25 +42,47 @@ pub struct GateArgs {
 pub enum Part {
     /// Whole hypercalls in QEMU: instructions of guest and hypervisor together
     Icount,
+    /// The hot functions' code: instructions, branches, locked ones, calls
+    Codegen,
+    /// Rounds of the benches' workloads, by callgrind
+    Callgrind,
 }
 
 impl Part {
-    pub const ALL: [Self; 1] = [Self::Icount];
+    pub const ALL: [Self; 3] = [Self::Icount, Self::Codegen, Self::Callgrind];
 
     fn name(self) -> &'static str {
         match self {
             Self::Icount => "icount",
+            Self::Codegen => "codegen",
+            Self::Callgrind => "callgrind",
         }
+    }
+
+    /// What it calls.
+    pub fn tools(self) -> &'static [setup::Tool] {
+        match self {
+            Self::Icount => &[setup::QEMU],
+            Self::Codegen => &[setup::OBJDUMP],
+            Self::Callgrind => &[setup::VALGRIND, setup::IAI_RUNNER],
+        }
+    }
+
+    /// Whether a row may vanish: a call or an instruction that is not there any more is welcome.
+    fn may_vanish(self) -> bool {
+        self == Self::Codegen
     }
 
     /// Part of `test --quick`.
     pub fn quick(self) -> bool {
-        self == Self::Icount
+        self != Self::Callgrind
     }
 
     fn measure(self) -> Result<Rows> {
         match self {
             Self::Icount => icount::measure(&image::build(&ImageArgs::default())?),
+            Self::Codegen => codegen::measure(&image::build(&ImageArgs::default())?.image),
+            Self::Callgrind => callgrind::measure(),
         }
     }
 }
@@ -75,12 +100,13 @@ type Held = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// The verb itself.
 pub fn gate(args: &GateArgs, no_install: bool) -> Result<()> {
-    setup::need(&[setup::QEMU], no_install)?;
     let parts = if args.parts.is_empty() { &Part::ALL[..] } else { &args.parts };
+    for part in parts {
+        setup::need(part.tools(), no_install)?;
+    }
     let mut failed = Vec::new();
     for &part in parts {
-        let rows = part.measure()?;
-        let verdict = Verdict::of(held()?.get(part.name()).unwrap_or(&BTreeMap::new()), &rows);
+        let (rows, verdict) = judge(part)?;
         println!("{part}: {verdict}");
         if args.bless {
             bless(part, &rows)?;
@@ -94,9 +120,15 @@ pub fn gate(args: &GateArgs, no_install: bool) -> Result<()> {
 
 /// One part as a step of `test`; returns how many rows held.
 pub fn check(part: Part) -> Result<usize> {
-    let rows = part.measure()?;
-    let verdict = Verdict::of(held()?.get(part.name()).unwrap_or(&BTreeMap::new()), &rows);
+    let (rows, verdict) = judge(part)?;
     if verdict.fails() { Err(refusal(part.name()).context(verdict.to_string())) } else { Ok(rows.len()) }
+}
+
+fn judge(part: Part) -> Result<(Rows, Verdict)> {
+    let rows = part.measure()?;
+    let held = held()?.remove(part.name()).unwrap_or_default();
+    let verdict = Verdict::of(&held, &rows, part.may_vanish());
+    Ok((rows, verdict))
 }
 
 fn refusal(parts: &str) -> anyhow::Error {
@@ -163,6 +195,8 @@ enum Change {
     Shrunk(u64, u64),
     /// Held, but not measured any more.
     Gone(u64),
+    /// The same, where that is welcome.
+    Vanished(u64),
     /// Measured, but not held.
     New(u64),
 }
@@ -193,6 +227,7 @@ impl Change {
             Self::Grown(held, now) => (Some(held), Some(now), "GROWN"),
             Self::Shrunk(held, now) => (Some(held), Some(now), "better: --bless keeps it"),
             Self::Gone(held) => (Some(held), None, "NOT MEASURED"),
+            Self::Vanished(held) => (Some(held), None, "gone: --bless keeps it"),
             Self::New(now) => (None, Some(now), "NEW: --bless takes it"),
         };
         let shown = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
@@ -206,15 +241,17 @@ impl Change {
 }
 
 impl Verdict {
-    fn of(held: &BTreeMap<String, u64>, rows: &Rows) -> Self {
+    fn of(held: &BTreeMap<String, u64>, rows: &Rows, may_vanish: bool) -> Self {
         let measured = rows.iter().map(|(name, now)| {
             let change = held.get(name).map_or(Change::New(*now), |&held| Change::of(held, *now));
             (name.clone(), change)
         });
-        let gone = held
-            .iter()
-            .filter(|(name, _)| rows.iter().all(|(other, _)| other != *name))
-            .map(|(name, &held)| (name.clone(), Change::Gone(held)));
+        let gone = held.iter().filter(|(name, _)| rows.iter().all(|(other, _)| other != *name)).map(
+            |(name, &held)| {
+                let change = if may_vanish { Change::Vanished(held) } else { Change::Gone(held) };
+                (name.clone(), change)
+            },
+        );
         Self { rows: measured.chain(gone).collect() }
     }
 
@@ -263,15 +300,17 @@ mod tests {
     #[test]
     fn growth_new_rows_and_lost_rows_fail() {
         let held = held(&[("a", 100), ("b", 100)]);
-        assert!(!Verdict::of(&held, &rows(&[("a", 101), ("b", 50)])).fails());
-        assert!(Verdict::of(&held, &rows(&[("a", 103), ("b", 100)])).fails());
-        assert!(Verdict::of(&held, &rows(&[("a", 100)])).fails());
-        assert!(Verdict::of(&held, &rows(&[("a", 100), ("b", 100), ("c", 1)])).fails());
+        assert!(!Verdict::of(&held, &rows(&[("a", 101), ("b", 50)]), false).fails());
+        assert!(Verdict::of(&held, &rows(&[("a", 103), ("b", 100)]), false).fails());
+        assert!(Verdict::of(&held, &rows(&[("a", 100)]), false).fails());
+        assert!(!Verdict::of(&held, &rows(&[("a", 100)]), true).fails());
+        assert!(Verdict::of(&held, &rows(&[("a", 100), ("b", 100), ("c", 1)]), true).fails());
     }
 
     #[test]
     fn the_table_tells_what_changed() {
-        let told = Verdict::of(&held(&[("a", 1000), ("b", 5)]), &rows(&[("a", 1100), ("b", 5)])).to_string();
+        let told =
+            Verdict::of(&held(&[("a", 1000), ("b", 5)]), &rows(&[("a", 1100), ("b", 5)]), false).to_string();
         assert!(told.starts_with("1 counts are as held"), "{told}");
         assert!(told.contains("+10.0 %") && told.contains("GROWN"), "{told}");
         assert!(!told.contains('b') || !told.contains(" b "), "{told}");

@@ -95,10 +95,14 @@ impl Tool {
     fn present(&self) -> bool {
         match self.source {
             Source::Apt(_) => find_program(self.program).is_some(),
-            Source::Cargo(_, version) => Command::new(self.program)
-                .arg("--version")
-                .output()
-                .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version)),
+            // iai-callgrind's runner tells its version among the errors, and fails.
+            Source::Cargo(_, version) => {
+                Command::new(self.program).arg("--version").output().is_ok_and(|output| {
+                    [output.stdout, output.stderr]
+                        .iter()
+                        .any(|text| String::from_utf8_lossy(text).contains(version))
+                })
+            }
         }
     }
 

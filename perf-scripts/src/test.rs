@@ -81,6 +81,11 @@ pub fn test(args: &TestArgs, no_install: bool) -> Result<()> {
         return Err(stop(Exit::Usage, "no step has that in its name; --list shows them"));
     }
     setup::need(&[setup::QEMU, setup::OBJDUMP], no_install)?;
+    for part in gate::Part::ALL {
+        if steps.iter().any(|step| step.name == gate_step(part)) {
+            setup::need(part.tools(), no_install)?;
+        }
+    }
 
     let since = Instant::now();
     let mut verdicts = Vec::new();
@@ -153,7 +158,7 @@ fn steps() -> Vec<TestStep> {
         if findings.is_empty() { Ok(1) } else { Err(stop(Exit::Failed, audit::told(&findings))) }
     }));
     for part in gate::Part::ALL {
-        steps.push(TestStep::new(format!("gate: {part}"), part.quick(), move || gate::check(part)));
+        steps.push(TestStep::new(gate_step(part), part.quick(), move || gate::check(part)));
     }
     for case in boot_tests::CASES {
         steps.push(TestStep::new(format!("boot: {}", case.name), case.quick, || {
@@ -173,6 +178,10 @@ fn steps() -> Vec<TestStep> {
         steps.push(TestStep::new(format!("netback: {}", case.words), case.quick, || traffic::run(case)));
     }
     steps
+}
+
+fn gate_step(part: gate::Part) -> String {
+    format!("gate: {part}")
 }
 
 fn cargo(words: &[&str]) -> Counted {
