@@ -69,7 +69,7 @@ impl ExitKind {
 /// The counters of a domain.
 #[derive(Debug)]
 pub struct Counters {
-    /// Exits by kind.
+    /// Exits by kind; of hypercalls only those that were refused, as the others are in `hypercalls`.
     pub exits: [Counter; ExitKind::COUNT],
     /// Hypercalls by number.
     pub hypercalls: [Counter; 64],
@@ -140,7 +140,11 @@ impl Summary {
             name: domain.name,
             code,
             ran_ns,
-            exits: core::array::from_fn(|kind| from.exits[kind].get()),
+            exits: core::array::from_fn(|kind| {
+                let done =
+                    if kind == ExitKind::Hypercall as usize { from.hypercalls.as_slice() } else { &[] };
+                from.exits[kind].get() + done.iter().map(Counter::get).sum::<u64>()
+            }),
             grants: [&from.grant_maps, &from.grant_unmaps, &from.grant_copies, &from.grant_copy_bytes]
                 .map(Counter::get),
             events_sent: from.events_sent.get(),

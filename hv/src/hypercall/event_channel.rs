@@ -24,6 +24,12 @@ const RESET_BUDGET: u32 = 64;
 pub fn op(call: &mut Call<'_>) -> Outcome {
     let [cmd, arg, ..] = call.args;
     let Ok(cmd) = u32::try_from(cmd) else { return Outcome::Done(Errno::ENOSYS.ret()) };
+    // The one that counts, before all others.
+    if cmd == op::SEND {
+        let sent =
+            call.read::<Port>(arg).and_then(|request| deliver::send(call.domain, request.port, call.guard));
+        return sent.map(|()| 0).into();
+    }
     if cmd == op::RESET {
         return reset(call, arg);
     }
@@ -62,7 +68,6 @@ fn resolve(call: &Call<'_>, domid: u16) -> DomId {
 fn one(call: &Call<'_>, cmd: u32, arg: u64) -> Result<(), Errno> {
     let domain = call.domain;
     match cmd {
-        op::SEND => deliver::send(domain, call.read::<Port>(arg)?.port, call.guard),
         op::UNMASK => deliver::unmask(domain, call.read::<Port>(arg)?.port),
         op::ALLOC_UNBOUND => {
             let mut request: AllocUnbound = call.read(arg)?;

@@ -19,7 +19,7 @@ use crate::{
         xen::{DOMID_SELF, hypercall as nr},
     },
     arch::x86::percpu,
-    domain::{self, Domain, Vcpu},
+    domain::{self, Domain, Vcpu, counters::ExitKind},
     epoch,
     mm::guest::{Fault, GuestSpace},
     rate_limited,
@@ -138,8 +138,14 @@ pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
     let outcome = if arch.cpl() == 0 {
         dispatch(domain, vcpu, arch, &guard, width)
     } else {
+        domain.counters.exit(ExitKind::Hypercall);
         Outcome::Done(Errno::EPERM.ret())
     };
+    // The usual end, not left to a table of jumps.
+    if let Outcome::Done(value) = outcome {
+        arch.finish_hypercall(width, value, &domain.p2m, &guard);
+        return After::Resume;
+    }
     let (result, after) = match outcome {
         Outcome::Done(value) => (value, After::Resume),
         Outcome::Block => (0, After::Block),
@@ -158,6 +164,7 @@ pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
 fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guard, width: Width) -> Outcome {
     let (number, args) = arch.hypercall_args(width);
     let Some((handler, slot)) = handler(number) else {
+        domain.counters.exit(ExitKind::Hypercall);
         refuse(domain, "hypercall", u64::from(number));
         return Outcome::Done(Errno::ENOSYS.ret());
     };

@@ -45,7 +45,7 @@ impl DomainTlb {
 pub struct CpuTlb {
     /// 0 outside guest mode; otherwise entries so far in the high bits, and the domain's id in the low 16.
     in_guest: CachePadded<AtomicU64>,
-    /// Entries so far; only its own CPU touches it.
+    /// Entries so far, as they stand in `in_guest`, with a domain of 0; only its own CPU touches it.
     entries: AtomicU64,
 }
 
@@ -53,10 +53,10 @@ impl CpuTlb {
     /// This pCPU is about to enter `domain`. Returns the generation that the vCPU must have flushed to.
     #[inline]
     pub fn enter(&self, domain: &DomainTlb) -> u64 {
-        let entry = self.entries.load(Ordering::Relaxed).wrapping_add(1);
+        let entry = self.entries.load(Ordering::Relaxed).wrapping_add(1 << 17);
         self.entries.store(entry, Ordering::Relaxed);
         // Bit 16 is always set: the word of a domain 0 entry is not 0 either.
-        let word = (entry << 17) | (1 << 16) | u64::from(domain.id.0);
+        let word = entry | (1 << 16) | u64::from(domain.id.0);
         self.in_guest.store(word, Ordering::SeqCst);
         domain.generation.load(Ordering::SeqCst)
     }

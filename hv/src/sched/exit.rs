@@ -37,8 +37,8 @@ pub(super) enum Next {
 /// Handles one exit.
 #[inline(always)]
 pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
+    // Counted by their numbers.
     if exit == Exit::Hypercall {
-        domain.counters.exit(ExitKind::Hypercall);
         return call(domain, vcpu, arch);
     }
     other(domain, vcpu, arch, exit)

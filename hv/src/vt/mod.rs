@@ -64,15 +64,16 @@ pub enum Width {
 #[repr(C)]
 #[expect(missing_docs, reason = "they are the registers' names")]
 pub struct Gprs {
-    pub rbx: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
+    // First the arguments of a 64-bit hypercall, in their order: they are copied together.
     pub rdi: u64,
-    pub rbp: u64,
+    pub rsi: u64,
+    pub rdx: u64,
+    pub r10: u64,
     pub r8: u64,
     pub r9: u64,
-    pub r10: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rbp: u64,
     pub r11: u64,
     pub r12: u64,
     pub r13: u64,
