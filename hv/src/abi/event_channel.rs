@@ -36,6 +36,30 @@ pub mod op {
     pub const RESET_CONT: u32 = 14;
 }
 
+/// The FIFO interface: bits of an event word, and the control block.
+pub mod fifo {
+    /// `EVTCHN_FIFO_PENDING`
+    pub const PENDING: u32 = 1 << 31;
+    /// `EVTCHN_FIFO_MASKED`
+    pub const MASKED: u32 = 1 << 30;
+    /// `EVTCHN_FIFO_LINKED`
+    pub const LINKED: u32 = 1 << 29;
+    /// `EVTCHN_FIFO_BUSY`
+    pub const BUSY: u32 = 1 << 28;
+    /// `EVTCHN_FIFO_LINK_BITS`
+    pub const LINK_BITS: u8 = 17;
+    /// `EVTCHN_FIFO_LINK_MASK`
+    pub const LINK_MASK: u32 = (1 << LINK_BITS) - 1;
+    /// `EVTCHN_FIFO_PRIORITY_DEFAULT`
+    pub const PRIORITY_DEFAULT: u32 = 7;
+    /// `EVTCHN_FIFO_PRIORITY_MIN`
+    pub const PRIORITY_MIN: u32 = 15;
+    /// Offset of the heads in `evtchn_fifo_control_block`, whose first word says which queues are ready.
+    pub const CONTROL_HEAD: usize = 8;
+    /// Its size.
+    pub const CONTROL_SIZE: usize = 72;
+}
+
 /// `EVTCHNSTAT_*`
 pub mod stat {
     /// `EVTCHNSTAT_closed`
@@ -143,6 +167,43 @@ abi_struct! {
     }
 }
 layout!(BindVcpu, size 8, vcpu @ 4);
+
+abi_struct! {
+    /// `evtchn_init_control`
+    InitControl {
+        /// Guest frame of the control block.
+        control_gfn: u64,
+        /// Where in it.
+        offset: u32,
+        /// Whose it is.
+        vcpu: u32,
+        /// OUT: bits of a link.
+        link_bits: u8,
+        /// Padding.
+        pad: [u8; 7],
+    }
+}
+layout!(InitControl, size 24, offset @ 8, vcpu @ 12, link_bits @ 16);
+
+abi_struct! {
+    /// `evtchn_expand_array`
+    ExpandArray {
+        /// Guest frame of the next page of event words.
+        array_gfn: u64,
+    }
+}
+layout!(ExpandArray, size 8);
+
+abi_struct! {
+    /// `evtchn_set_priority`
+    SetPriority {
+        /// The caller's port.
+        port: u32,
+        /// 0, the highest, to 15.
+        priority: u32,
+    }
+}
+layout!(SetPriority, size 8, priority @ 4);
 
 abi_struct! {
     /// `evtchn_reset`

@@ -106,6 +106,9 @@ fn place(width: Width, port: u32) -> Place {
 
 /// Sets a port's pending bit and tells its vCPU, unless it was set already or the port is masked.
 pub(super) fn set_pending(domain: &Domain, port: u32, bound: Port) {
+    if let Some(fifo) = domain.events.fifo.get() {
+        return fifo.set_pending(domain, port, bound);
+    }
     let width = domain.width();
     let at = place(width, port);
     let page = &domain.shared_info;
@@ -155,6 +158,21 @@ fn select_at(domain: &Domain, vcpu: &Vcpu, info: Info<'_>, word: u32) {
             info.frame.u32(info.offset + vcpu_info::PENDING_SEL_32).fetch_or(1 << word, Ordering::SeqCst);
         }
     }
+    raise_upcall(vcpu, info);
+}
+
+/// Announces the upcall alone, with the same care.
+pub(super) fn mark_upcall(domain: &Domain, vcpu: &Vcpu) {
+    let Some(info) = vcpu.info(domain) else { return };
+    raise_upcall(vcpu, info);
+    if let Some(now) = vcpu.info(domain)
+        && !core::ptr::eq(now.frame, info.frame)
+    {
+        raise_upcall(vcpu, now);
+    }
+}
+
+fn raise_upcall(vcpu: &Vcpu, info: Info<'_>) {
     if info.upcall_pending().swap(1, Ordering::SeqCst) != 0 {
         return;
     }
@@ -163,7 +181,7 @@ fn select_at(domain: &Domain, vcpu: &Vcpu, info: Info<'_>, word: u32) {
 }
 
 /// Lets vCPUs go on that wait for this port in `SCHEDOP_poll`.
-fn tell_pollers(domain: &Domain, port: u32) {
+pub(super) fn tell_pollers(domain: &Domain, port: u32) {
     for vcpu in domain.vcpus() {
         let waits = vcpu.poll.load(Ordering::SeqCst);
         if (waits == port && port != NOT_POLLING) || waits == POLLING_ANY {
@@ -177,6 +195,14 @@ fn tell_pollers(domain: &Domain, port: u32) {
 
 /// Is this port's pending bit set?
 pub(crate) fn is_pending(domain: &Domain, port: u32) -> bool {
+    match domain.events.fifo.get() {
+        Some(fifo) => fifo.is_pending(port),
+        None => is_pending_2l(domain, port),
+    }
+}
+
+/// [`is_pending`] with the 2-level interface.
+pub(super) fn is_pending_2l(domain: &Domain, port: u32) -> bool {
     let width = domain.width();
     let at = place(width, port);
     match width {
@@ -193,6 +219,10 @@ pub fn unmask(domain: &Domain, port: u32) -> Result<(), Errno> {
     let bound = domain.events.port(port);
     if !bound.is_open() || port >= super::port_limit(domain) {
         return Err(Errno::EINVAL);
+    }
+    if let Some(fifo) = domain.events.fifo.get() {
+        fifo.unmask(domain, port, bound);
+        return Ok(());
     }
     let width = domain.width();
     let at = place(width, port);
@@ -217,6 +247,9 @@ pub fn unmask(domain: &Domain, port: u32) -> Result<(), Errno> {
 
 /// Takes the pending bit back, when a port is closed: the number may be used anew.
 pub(super) fn clear_pending(domain: &Domain, port: u32) {
+    if let Some(fifo) = domain.events.fifo.get() {
+        return fifo.clear_pending(port);
+    }
     let width = domain.width();
     let at = place(width, port);
     match width {

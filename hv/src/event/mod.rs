@@ -1,4 +1,4 @@
-//! Event channels, the 2-level interface (public/event_channel.h, public/xen.h).
+//! Event channels (public/event_channel.h, public/xen.h): the 2-level interface here, the other one in [`fifo`].
 //!
 //! A [`Channels`] owns the ports of one domain: for each, one 64-bit word that says what it is bound to
 //! ([`port`]). Binding, closing and status ([`ops`]) take the domain's lock, and those that concern two domains
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod deliver;
+pub mod fifo;
 pub mod ops;
 mod port;
 
@@ -44,6 +45,8 @@ pub struct Channels {
     buckets: [Once<Box<[AtomicU64; BUCKET]>>; BUCKETS],
     /// The port of each virtual interrupt of each vCPU; 0: not bound.
     virqs: Box<[AtomicU32]>,
+    /// Set when the domain has switched to the FIFO interface.
+    fifo: Once<Box<fifo::Fifo>>,
     /// Held by whoever changes words. Holds the lowest port that may be free.
     lowest_free: Mutex<u32>,
 }
@@ -53,7 +56,12 @@ impl Channels {
     #[must_use]
     pub fn new(vcpus: u32) -> Self {
         let virqs = (0..vcpus * NR_VIRQS).map(|_| AtomicU32::new(0)).collect();
-        Self { buckets: [const { Once::new() }; BUCKETS], virqs, lowest_free: Mutex::new(1) }
+        Self {
+            buckets: [const { Once::new() }; BUCKETS],
+            virqs,
+            fifo: Once::new(),
+            lowest_free: Mutex::new(1),
+        }
     }
 
     /// The word of a port; `None` when the number was never allocated.
@@ -103,4 +111,10 @@ pub fn port_limit(domain: &Domain) -> u32 {
         Width::Bits64 => shared_info::EVTCHN_LIMIT,
         Width::Bits32 => shared_info_compat::EVTCHN_LIMIT,
     }
+}
+
+/// Whether a domain has switched to the FIFO interface.
+#[must_use]
+pub fn is_fifo(domain: &Domain) -> bool {
+    domain.events.fifo.get().is_some()
 }

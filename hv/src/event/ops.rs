@@ -10,7 +10,7 @@ use spin::MutexGuard;
 use super::{
     Binding, Port,
     deliver::{clear_pending, set_pending},
-    port_limit,
+    fifo, port_limit,
 };
 use crate::{
     abi::{
@@ -220,6 +220,7 @@ pub fn close(domain: &Domain, port: u32, guard: &Guard) -> Result<(), Errno> {
         put(domain, &ours, port, Port::CLOSED);
         *ours = (*ours).min(port);
         clear_pending(domain, port);
+        fifo::forget(domain, port);
         return Ok(());
     }
 }

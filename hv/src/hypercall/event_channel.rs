@@ -8,12 +8,13 @@ use crate::{
     abi::{
         errno::Errno,
         event_channel::{
-            AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, Port, Reset, Status, op,
+            AllocUnbound, BindInterdomain, BindIpi, BindVcpu, BindVirq, ExpandArray, InitControl, Port,
+            Reset, SetPriority, Status, op,
         },
         xen::DOMID_SELF,
     },
     dev::console,
-    event::{self, Binding, deliver, ops},
+    event::{self, Binding, deliver, fifo, ops},
     sched,
 };
 
@@ -102,8 +103,17 @@ fn one(call: &Call<'_>, cmd: u32, arg: u64) -> Result<(), Errno> {
             call.write(arg, &request)
         }
         op::CLOSE => ops::close(domain, call.read::<Port>(arg)?.port, call.guard),
-        // The FIFO interface comes with "Linux" (issue 5); a guest that is refused falls back to this one.
-        op::INIT_CONTROL | op::EXPAND_ARRAY | op::SET_PRIORITY => Err(Errno::ENOSYS),
+        op::INIT_CONTROL => {
+            let mut request: InitControl = call.read(arg)?;
+            request.link_bits =
+                fifo::init_control(domain, request.vcpu, request.control_gfn, request.offset)?;
+            call.write(arg, &request)
+        }
+        op::EXPAND_ARRAY => fifo::expand_array(domain, call.read::<ExpandArray>(arg)?.array_gfn),
+        op::SET_PRIORITY => {
+            let request: SetPriority = call.read(arg)?;
+            fifo::set_priority(domain, request.port, request.priority)
+        }
         other => {
             call.refuse("event_channel_op", u64::from(other));
             Err(Errno::ENOSYS)
@@ -125,6 +135,10 @@ fn reset(call: &Call<'_>, arg: u64) -> Outcome {
     let mine = call.read::<Reset>(arg).and_then(|request| call.only_self(request.dom));
     if let Err(error) = mine {
         return Outcome::Done(error.ret());
+    }
+    if event::is_fifo(call.domain) {
+        // Xen goes back to the 2-level interface here; this is not there.
+        return Outcome::Done(Errno::EOPNOTSUPP.ret());
     }
     // What is closed stays closed: a continuation simply starts over.
     if event::close_some(call.domain, RESET_BUDGET, call.guard) {

@@ -19,6 +19,7 @@ use crate::{
 
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
+const PATCH_LEVEL: u32 = 0x8b;
 const MTRR_CAP: u32 = 0xfe;
 const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
@@ -27,6 +28,7 @@ const EFER: u32 = 0xc000_0080;
 const TSC_AUX: u32 = 0xc000_0103;
 const AMD_SYSCFG: u32 = 0xc001_0010;
 const AMD_HWCR: u32 = 0xc001_0015;
+const AMD_INT_PENDING: u32 = 0xc001_0055;
 
 /// The local APIC's place, switched on and in x2APIC mode, which it cannot leave; the boot CPU has bit 8.
 const APIC_BASE_VALUE: u64 = lapic::BASE as u64 | 1 << 11 | 1 << 10;
@@ -41,6 +43,9 @@ pub fn read(vcpu: &Vcpu, id: u32, msr: u32) -> Result<u64, GuestException> {
         APIC_BASE => APIC_BASE_VALUE | if id == 0 { 1 << 8 } else { 0 },
         // No variable ranges, everything write-back: what Xen tells a PVH guest's careful reader as well.
         MTRR_CAP | MTRR_DEF_TYPE | MISC_ENABLE | AMD_SYSCFG | AMD_HWCR => 0,
+        // The microcode is the host's business, and none is told; C1E is never on here. Linux reads the second without
+        // care.
+        PATCH_LEVEL | AMD_INT_PENDING => 0,
         PAT => vcpu.pat(),
         EFER => vcpu.efer(),
         TSC_AUX => vcpu.tsc_aux(),
