@@ -100,19 +100,22 @@ pub mod cache_flags {
     pub const SOURCE_GREF: u32 = 1 << 31;
 }
 
+/// Models have small frames, so that a few steps come to their ends.
+const MODEL: bool = cfg!(loom);
+
 /// `GNTTAB_NR_RESERVED_ENTRIES`: entries the toolstack fills; they survive version switches.
-pub const RESERVED_ENTRIES: u32 = 8;
+pub const RESERVED_ENTRIES: u32 = if MODEL { 1 } else { 8 };
 /// `GNTTAB_RESERVED_CONSOLE`
 pub const RESERVED_CONSOLE: u32 = 0;
 /// `GNTTAB_RESERVED_XENSTORE`
 pub const RESERVED_XENSTORE: u32 = 1;
 
 /// Version-1 entries in a shared frame.
-pub const V1_PER_FRAME: u32 = 512;
+pub const V1_PER_FRAME: u32 = if MODEL { 4 } else { 512 };
 /// Version-2 entries in a shared frame.
-pub const V2_PER_FRAME: u32 = 256;
+pub const V2_PER_FRAME: u32 = if MODEL { 2 } else { 256 };
 /// Status words in a status frame (version 2).
-pub const STATUS_PER_FRAME: u32 = 2048;
+pub const STATUS_PER_FRAME: u32 = if MODEL { 16 } else { 2048 };
 
 /// The low half of a word: a reference in a union with a frame number.
 #[expect(clippy::cast_possible_truncation, reason = "cutting is what it is for")]

@@ -34,8 +34,8 @@ use crate::types::{Gfn, Gref, Mfn};
 use alloc::boxed::Box;
 use maptrack::{Maptrack, index_nospec};
 
-/// Active entries in a page.
-const ACTIVE_PER_PAGE: usize = 256;
+/// Active entries in a page: two words each.
+const ACTIVE_PER_PAGE: usize = if cfg!(loom) { 2 } else { 256 };
 /// Pages of active entries for a shared frame: a version-1 frame holds 512 entries.
 const ACTIVE_PAGES: usize = 2;
 /// Active entries of a shared frame.

@@ -15,6 +15,7 @@ mod failure;
 mod gate;
 mod image;
 mod linux;
+mod mutate;
 mod netback;
 mod places;
 mod process;
@@ -63,6 +64,8 @@ enum Verb {
     Gate(gate::GateArgs),
     /// Where the instructions of a hypercall go, by function
     Profile(profile::ProfileArgs),
+    /// Take guards out of the code, one by one, and see the tests of the advisories fail
+    Mutate(mutate::MutateArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Verb::Conformance(args) => conformance::conformance(args, cli.no_install),
         Verb::Gate(args) => gate::gate(args, cli.no_install),
         Verb::Profile(args) => profile::profile(args, cli.no_install),
+        Verb::Mutate(args) => mutate::mutate(args).map(|_| ()),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

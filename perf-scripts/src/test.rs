@@ -18,7 +18,7 @@ use crate::image::{self, ImageArgs};
 use crate::linux::{self, Flavour, LinuxArgs};
 use crate::process::run;
 use crate::progress::Step;
-use crate::{audit, docs, gate, places, setup};
+use crate::{audit, docs, gate, mutate, places, setup};
 
 const CARGO_LIMIT: Duration = Duration::from_secs(1500);
 /// Loom explores every interleaving up to this many preemptions.
@@ -149,9 +149,10 @@ fn steps() -> Vec<TestStep> {
         }),
         TestStep::new("docs", true, || docs::docs(&docs::DocsArgs { check: true }).map(|()| 1)),
     ];
-    for package in ["maptrack", "gnttab-fast"] {
-        steps.push(TestStep::new(format!("loom: {package}"), false, move || loom(package)));
+    for (package, models) in [("maptrack", &["loom"][..]), ("gnttab-fast", &["loom", "loom_table"])] {
+        steps.push(TestStep::new(format!("loom: {package}"), false, move || loom(package, models)));
     }
+    steps.push(TestStep::new("mutations", false, || mutate::mutate(&mutate::MutateArgs::few())));
     steps.push(TestStep::new("image", true, || image::build(&ImageArgs::default()).map(|_| 1)));
     steps.push(TestStep::new("audit", true, || {
         let (findings, _) = audit::check(&image::build(&ImageArgs::default())?.image)?;
@@ -195,9 +196,10 @@ fn clippy_bare_metal(package: &str) -> Counted {
     succeed(&mut command).map(|_| 1)
 }
 
-fn loom(package: &str) -> Counted {
+fn loom(package: &str, models: &[&str]) -> Counted {
     let mut command = places::cargo();
-    command.args(["test", "--locked", "--release", "-p", package, "--lib", "--test", "loom"]);
+    command.args(["test", "--locked", "--release", "-p", package, "--lib"]);
+    command.args(models.iter().flat_map(|model| ["--test", *model]));
     command.arg("--target-dir").arg(places::target().join("loom"));
     // An environment RUSTFLAGS replaces the configuration's, so its flags stand here too.
     command.env("RUSTFLAGS", "--cfg loom -Cno-redzone=yes -Cforce-frame-pointers=yes");

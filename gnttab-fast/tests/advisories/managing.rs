@@ -22,20 +22,22 @@ fn swap(m: &Machine, ref_a: u32, ref_b: u32) -> i16 {
 
 #[test]
 fn xsa_018_a_swap_outside_the_table_changes_nothing() {
-    let m = machine();
-    let entries = m.domain(1).grants().entries();
-    for gref in [0, 8, entries - 1] {
-        grant(&m, 1, gref, 0, 2, gref % 8);
-    }
-    let all = |m: &Machine| (0..entries).map(|n| m.domain(1).read_entry(Gref(n))).collect::<Vec<_>>();
-    let before = all(&m);
-    for outside in [entries, entries + 1, 0x8000_0000, u32::MAX] {
-        for inside in [0, 8, entries - 1, outside] {
-            assert_eq!(swap(&m, inside, outside), Status::BadGntref.abi());
-            assert_eq!(swap(&m, outside, inside), Status::BadGntref.abi());
+    ends(|| {
+        let m = machine();
+        let entries = m.domain(1).grants().entries();
+        for gref in [0, 8, entries - 1] {
+            grant(&m, 1, gref, 0, 2, gref % 8);
         }
-    }
-    assert_eq!(all(&m), before);
+        let all = |m: &Machine| (0..entries).map(|n| m.domain(1).read_entry(Gref(n))).collect::<Vec<_>>();
+        let before = all(&m);
+        for outside in [entries, entries + 1, 0x8000_0000, u32::MAX] {
+            for inside in [0, 8, entries - 1, outside] {
+                assert_eq!(swap(&m, inside, outside), Status::BadGntref.abi());
+                assert_eq!(swap(&m, outside, inside), Status::BadGntref.abi());
+            }
+        }
+        assert_eq!(all(&m), before);
+    });
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn frames_in_use(m: &Machine) -> usize {
 
 #[test]
 fn xsa_026_switches_to_and_fro_lose_no_frame() {
-    let m = builder(601).build(1);
+    let m = builder(600).build(1);
     m.domain(1).grants().grow_to(9).unwrap();
     let before = frames_in_use(&m);
     let mut switches = 0;

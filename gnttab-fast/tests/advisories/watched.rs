@@ -192,7 +192,7 @@ pub fn ends(f: impl FnOnce() + Send + 'static) {
         f();
         let _ = done.send(());
     });
-    match ended.recv_timeout(Duration::from_secs(60)) {
+    match ended.recv_timeout(Duration::from_secs(30)) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         _ => thread.join().unwrap(),
     }
