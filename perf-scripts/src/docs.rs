@@ -35,3 +35,35 @@ pub fn docs(args: &DocsArgs) -> Result<()> {
     }
     Err(stop(Exit::Failed, format!("{}\ndocs/command-line.md is not up to date", done.tail(12))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What is wrong with a test's name in the pages, if anything: `path/file.rs::name` or `boot: name`.
+    fn missing(name: &str) -> Option<String> {
+        let (path, wanted) = match name.strip_prefix("boot: ") {
+            Some(case) => ("perf-scripts/src/boot_tests/cases.rs", format!("\"{case}\"")),
+            None => {
+                let (path, test) = name.split_once("::")?;
+                (path, format!("fn {test}("))
+            }
+        };
+        let text = fs::read_to_string(places::root().join(path)).unwrap_or_default();
+        (!text.contains(&wanted)).then(|| format!("{name}: {path} has no {wanted}"))
+    }
+
+    #[test]
+    fn the_tests_that_the_pages_name_are_there() {
+        for (page, at_least) in [("docs/invariants.md", 60), ("docs/advisories.md", 40)] {
+            let text = fs::read_to_string(places::root().join(page)).unwrap();
+            let names: Vec<&str> =
+                text.split('`').filter(|word| word.starts_with("boot: ") || word.contains(".rs::")).collect();
+            assert!(names.len() >= at_least, "{page} names {} tests", names.len());
+            let missing: Vec<String> = names.iter().filter_map(|name| missing(name)).collect();
+            assert!(missing.is_empty(), "{page}: {missing:#?}");
+        }
+    }
+}
