@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
 use crate::failure::{Exit, stop};
 use crate::image::{self, Artefacts, ImageArgs};
@@ -33,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Fewer cases than this in a width mean that the guest did not do its work.
 const FEWEST: usize = 300;
 /// The policies whose answers are compared, as `gnttab=` takes them; empty: without.
-const POLICIES: &[&str] = &["", "max_ver:1", "no-transitive", "max_ver:1,no-transitive"];
+pub const POLICIES: &[&str] = &["", "max_ver:1", "no-transitive", "max_ver:1,no-transitive"];
 
 /// What `conformance` may be asked.
 #[derive(Args, Clone, Debug, Default)]
@@ -112,6 +113,16 @@ impl Run<'_> {
         };
         format!("{}-bit{policy}", self.width)
     }
+
+    /// A row for programs; with a policy it says which.
+    fn json(&self, row: &Row) -> Value {
+        let mut json = row.json();
+        if !self.policy.is_empty() {
+            json["gnttab"] = self.policy.into();
+            json["per_domain"] = (self.place == Place::Domain).into();
+        }
+        json
+    }
 }
 
 /// The verb itself.
@@ -123,36 +134,35 @@ pub fn conformance(args: &ConformanceArgs, no_install: bool) -> Result<()> {
     }
     let explained = Explained::read()?;
     let reference = Reference::choose(args.no_xen, no_install)?;
-    let policies: Vec<(&str, Place)> = if args.policies {
-        POLICIES
-            .iter()
-            .flat_map(|&policy| places_of(policy).iter().map(move |&place| (policy, place)))
-            .collect()
+    let policies: Vec<(&str, &[Place])> = if args.policies {
+        POLICIES.iter().map(|&policy| (policy, places_of(policy))).collect()
     } else if let Some(policy) = &args.per_domain {
-        vec![(policy.as_str(), Place::Domain)]
+        vec![(policy, &[Place::Domain])]
     } else {
-        vec![(args.gnttab.as_str(), Place::Host)]
+        vec![(&args.gnttab, &[Place::Host])]
     };
 
     let (mut rows, mut troubles) = (Vec::new(), Vec::new());
-    for (policy, place) in policies {
+    for (policy, places) in policies {
         for &width in args.width.each() {
-            let run = Run { width, policy, place };
-            let compared = compare(&made, &reference, &explained, &run)?;
-            compared.print(&run.title(), reference.name(), args.all);
-            troubles.extend(compared.troubles.iter().map(|trouble| format!("{}: {trouble}", run.title())));
-            if !compared.unexplained.is_empty() {
-                // The table has told them.
-                let count = compared.unexplained.len();
-                troubles.push(format!("{}: {count} differences that are not explained", run.title()));
+            for (run, compared) in compare(&made, &reference, &explained, (width, policy), places)? {
+                compared.print(&run.title(), reference.name(), args.all);
+                troubles
+                    .extend(compared.troubles.iter().map(|trouble| format!("{}: {trouble}", run.title())));
+                if !compared.unexplained.is_empty() {
+                    // The table has told them.
+                    let count = compared.unexplained.len();
+                    troubles.push(format!("{}: {count} differences that are not explained", run.title()));
+                }
+                rows.extend(compared.rows.into_iter().map(|row| (run, row)));
             }
-            rows.extend(compared.rows);
         }
     }
     // Only all cases say that a row of the page is about none.
     if args.policies && args.width == Widths::Both {
         let differing: Vec<_> = rows
             .iter()
+            .map(|(_, row)| row)
             .filter(|row| row.explained.is_some())
             .map(|row| (row.case.as_str(), row.width))
             .collect();
@@ -161,11 +171,28 @@ pub fn conformance(args: &ConformanceArgs, no_install: bool) -> Result<()> {
         }
     }
     if let Some(path) = &args.json {
-        let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        let text = format!("{:#}\n", serde_json::Value::from(rows));
+        let rows: Vec<_> = rows.iter().map(|(run, row)| run.json(row)).collect();
+        let text = format!("{:#}\n", Value::from(rows));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     judge(&troubles)
+}
+
+/// For `test`: a policy in both widths, on the command line and per domain. Returns how many cases were
+/// compared.
+pub fn check(policy: &'static str, no_install: bool) -> Result<usize> {
+    let made = image::build(&ImageArgs::default())?;
+    let explained = Explained::read()?;
+    let reference = Reference::choose(false, no_install)?;
+    let (mut count, mut troubles) = (0, Vec::new());
+    for &width in Widths::Both.each() {
+        for (run, compared) in compare(&made, &reference, &explained, (width, policy), places_of(policy))? {
+            let told = compared.troubles.iter().chain(&compared.unexplained);
+            troubles.extend(told.map(|trouble| format!("{}: {trouble}", run.title())));
+            count += compared.rows.len();
+        }
+    }
+    judge(&troubles).map(|()| count)
 }
 
 /// Without a policy there is nothing to set per domain.
@@ -186,15 +213,29 @@ fn judge(troubles: &[String]) -> Result<()> {
     Err(stop(Exit::Failed, text))
 }
 
-fn compare(
+/// A width and a policy, set in each of `places` on Tollgate.
+fn compare<'a>(
     made: &Artefacts,
     reference: &Reference,
     explained: &Explained,
-    run: &Run<'_>,
-) -> Result<Comparison> {
-    let tollgate = on_tollgate(made, run)?;
-    let xen = reference.column(made, run.width, run.policy)?;
-    Ok(compare::compare(&tollgate, &xen, run.width, explained, FEWEST))
+    (width, policy): (u8, &'a str),
+    places: &[Place],
+) -> Result<Vec<(Run<'a>, Comparison)>> {
+    let xen = reference.column(made, width, policy)?;
+    let mut first: Option<Column> = None;
+    let mut done = Vec::new();
+    for &place in places {
+        let run = Run { width, policy, place };
+        let tollgate = on_tollgate(made, &run)?;
+        let mut compared = compare::compare(&tollgate, &xen, width, explained, FEWEST);
+        // Explained differences to Xen are none between the places.
+        let first = first.get_or_insert_with(|| tollgate.clone());
+        if !first.cases().eq(tollgate.cases()) {
+            compared.troubles.push("not what the hypervisor's own gnttab= gives".to_owned());
+        }
+        done.push((run, compared));
+    }
+    Ok(done)
 }
 
 /// The guest's file name.

@@ -18,7 +18,7 @@ use crate::image::{self, ImageArgs};
 use crate::linux::{self, Flavour, LinuxArgs};
 use crate::process::run;
 use crate::progress::Step;
-use crate::{audit, docs, gate, mutate, places, setup};
+use crate::{audit, conformance, docs, gate, mutate, places, setup};
 
 const CARGO_LIMIT: Duration = Duration::from_secs(1500);
 /// Loom explores every interleaving up to this many preemptions.
@@ -68,7 +68,7 @@ struct Verdict {
 
 /// The verb itself.
 pub fn test(args: &TestArgs, no_install: bool) -> Result<()> {
-    let steps: Vec<TestStep> = steps()
+    let steps: Vec<TestStep> = steps(no_install)
         .into_iter()
         .filter(|step| !args.quick || step.quick)
         .filter(|step| args.only.as_ref().is_none_or(|only| step.name.contains(only.as_str())))
@@ -136,7 +136,7 @@ fn report(verdicts: &[Verdict], passed: usize, failed: usize) -> serde_json::Val
     json!({ "passed": passed, "failed": failed, "steps": steps })
 }
 
-fn steps() -> Vec<TestStep> {
+fn steps(no_install: bool) -> Vec<TestStep> {
     let mut steps = vec![
         TestStep::new("fmt", true, || cargo(&["fmt", "--all", "--check"])),
         TestStep::new("clippy: workspace", true, || {
@@ -174,6 +174,14 @@ fn steps() -> Vec<TestStep> {
         steps.push(TestStep::new(name, false, move || {
             linux::run(&LinuxArgs::test(kernel, domains, vcpus)).map(|results| results.len())
         }));
+    }
+    for &policy in conformance::POLICIES {
+        let name = if policy.is_empty() {
+            "conformance".to_owned()
+        } else {
+            format!("conformance: gnttab={policy}, also per domain")
+        };
+        steps.push(TestStep::new(name, policy.is_empty(), move || conformance::check(policy, no_install)));
     }
     for case in traffic::CASES {
         steps.push(TestStep::new(format!("netback: {}", case.words), case.quick, || traffic::run(case)));
@@ -259,7 +267,7 @@ warning: 7 passed by
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<String> = steps().into_iter().map(|step| step.name).collect();
+        let mut names: Vec<String> = steps(true).into_iter().map(|step| step.name).collect();
         names.sort();
         let count = names.len();
         names.dedup();
