@@ -245,7 +245,7 @@ impl Tree {
         }
         for (path, touched) in tx.touched {
             if touched.changed {
-                self.put(&path, touched.node.map(|node| Rc::unwrap_or_clone(node)));
+                self.put(&path, touched.node.map(Rc::unwrap_or_clone));
             }
         }
         Ok(tx.changes)
