@@ -7,7 +7,7 @@
 //! them. ACPI specification 6.5, chapter 5.2.
 #![forbid(unsafe_code)]
 
-use alloc::{format, vec::Vec};
+use alloc::{format, vec, vec::Vec};
 
 use acpi_tables::{
     Aml,
@@ -40,8 +40,7 @@ pub fn pages(vcpus: u32) -> u64 {
 /// The tables as they stand at [`layout::ACPI`]: first the RSDP.
 #[must_use]
 pub fn tables(vcpus: u32) -> Vec<u8> {
-    let mut out = Vec::new();
-    out.resize(Rsdp::len().next_multiple_of(ALIGN), 0);
+    let mut out = vec![0; Rsdp::len().next_multiple_of(ALIGN)];
     let dsdt = append(&mut out, &dsdt(vcpus));
     let fadt = append(&mut out, &fadt(dsdt));
     let madt = append(&mut out, &madt(vcpus));

@@ -156,15 +156,15 @@ fn gzip(data: &[u8], out: &mut [u8]) -> Option<()> {
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 16] = {
         let mut table = [0u32; 16];
-        let mut index = 0;
+        let mut index = 0u32;
         while index < 16 {
-            let mut value = index as u32;
+            let mut value = index;
             let mut bit = 0;
             while bit < 4 {
                 value = if value & 1 != 0 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
                 bit += 1;
             }
-            table[index] = value;
+            table[index as usize] = value;
             index += 1;
         }
         table

@@ -308,6 +308,24 @@ pub const CASES: &[Case] = &[
         &["error: cannot boot: domain 'x' ('truncated'): truncated"],
     ),
     refused(
+        "module: truncated bzImage",
+        |machine, _| {
+            let path = scratch("bzImage", &bzimage(b"\x02\x21\x4c\x18", 5000))?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('bzImage'): a truncated bzImage"],
+    ),
+    refused(
+        "module: bzImage with a damaged payload",
+        |machine, _| {
+            let path = scratch("bzImage", &bzimage(b"\xfd7zXZ\0 and then no more \x00\x10\x00\x00", 28))?;
+            machine.modules.push(Module::new(path, "domain=x"));
+            Ok(())
+        },
+        &["error: cannot boot: domain 'x' ('bzImage'): a damaged bzImage: its XZ payload does not unpack"],
+    ),
+    refused(
         "module: overlapping segments",
         |machine, made| {
             let path = scratch("overlapping", &with_overlapping_segments(read(made.guest("hello")?)?)?)?;
@@ -565,6 +583,18 @@ fn hello(machine: &mut Machine, made: &Artefacts, guest: &str) -> Result<()> {
 /// A guest that does what `mode` says (hv/guests/src/bin/faulty.rs).
 fn misbehave(machine: &mut Machine, made: &Artefacts, mode: &str) -> Result<()> {
     module(machine, made, "faulty", &format!("domain=faulty -- mode={mode}"))
+}
+
+/// A bzImage of one sector of set-up code and this payload, which the header says is so long.
+fn bzimage(payload: &[u8], length: u32) -> Vec<u8> {
+    let mut file = vec![0; 1024];
+    file[0x1f1] = 1;
+    file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    file[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(payload);
+    file
 }
 
 /// A control domain beside a domain whose grants it looks at.

@@ -28,8 +28,8 @@ pub struct CpuStacks {
 }
 
 impl CpuStacks {
-    /// The stack to run on.
-    pub const MAIN_SIZE: usize = 64 * 1024;
+    /// The stack to run on. Unpacking an XZ kernel takes the most by far: its decoder's tables are built there.
+    pub const MAIN_SIZE: usize = 160 * 1024;
     /// Exceptions format a whole panic.
     const EXCEPTION_SIZE: usize = 16 * 1024;
     /// NMI, machine check and interrupts do little.
