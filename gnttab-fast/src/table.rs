@@ -22,15 +22,15 @@
 //! [`crate::teardown_step`] gives back what the domain had mapped, and [`Table::find_pinned`] says whether
 //! others still map its frames: until they do not, the domain must be found by its number.
 
-use crate::abi::{STATUS_PER_FRAME, V1_PER_FRAME, V2_PER_FRAME};
+use crate::abi::{STATUS_PER_FRAME, V1_PER_FRAME, V2_PER_FRAME, gtf};
 use crate::active::{Active, Pin, Pins};
 use crate::host::Frames;
 use crate::pages::Directory;
 use crate::policy::{Policy, Version};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering, spin_loop};
-use crate::shared::EntryV1;
 use crate::shared::v2::{EntryV2, STATUSES, WordsV2};
-use crate::types::{Gfn, Gref, Mfn};
+use crate::shared::{EntryV1, WordV1};
+use crate::types::{DomId, Gfn, Gref, Mfn};
 use alloc::boxed::Box;
 use maptrack::{Maptrack, index_nospec};
 
@@ -230,6 +230,19 @@ impl<F: Frames> Table<F> {
     pub(crate) fn unmark_v2(&self, gref: Gref, bits: u16) {
         if let Some(entry) = self.entry_v2(gref) {
             entry.unmark(bits);
+        }
+    }
+
+    /// Writes an entry in the guest's place, as a toolstack does for the reserved ones of a domain that does
+    /// not run yet: `grantee` may read and write `gfn`. Nothing happens for a reference the table does not
+    /// have, a frame number over 32 bits, or a table that is not of version 1.
+    pub fn preset(&self, gref: Gref, grantee: DomId, gfn: Gfn) {
+        if self.version() == Version::V1
+            && let Some(entry) = self.entry(gref)
+            && gfn.0 <= u64::from(u32::MAX)
+        {
+            let word = gfn.0 << 32 | u64::from(grantee.0) << 16 | u64::from(gtf::PERMIT_ACCESS);
+            entry.shared.store(WordV1(word));
         }
     }
 

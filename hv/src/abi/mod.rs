@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capabilities;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;

@@ -7,6 +7,8 @@ use super::{abi_struct, layout};
 /// says which one it was built for.
 pub const INTERFACE_VERSION: u32 = 0x15;
 
+/// `XEN_SYSCTL_getdomaininfolist`
+pub const GETDOMAININFOLIST: u32 = 6;
 /// `XEN_SYSCTL_debug_keys`
 pub const DEBUG_KEYS: u32 = 7;
 
@@ -35,3 +37,22 @@ abi_struct! {
     }
 }
 layout!(DebugKeys, size 16, nr_keys @ 8);
+
+abi_struct! {
+    /// `struct xen_sysctl_getdomaininfolist`, at the beginning of `u`.
+    DomainInfoList {
+        /// The lowest number to tell of.
+        first_domain: u16,
+        /// Padding.
+        pad0: u16,
+        /// Room in the buffer.
+        max_domains: u32,
+        /// Guest address of [`DomainInfo`](super::domctl::DomainInfo) structures.
+        buffer: u64,
+        /// OUT: how many there are now.
+        num_domains: u32,
+        /// Padding.
+        pad1: u32,
+    }
+}
+layout!(DomainInfoList, size 24, max_domains @ 4, buffer @ 8, num_domains @ 16);

@@ -18,7 +18,7 @@ use super::{
     bzimage::{self, BadBzImage},
     config::Config,
     image::{BadImage, Image},
-    layout,
+    layout, special,
     vcpu::Vcpu,
 };
 use crate::abi::hvm::params;
@@ -160,6 +160,7 @@ pub fn build(
     let domain = Domain::new(super::Parts {
         id,
         control: config.control,
+        store: config.store,
         name: config.name,
         p2m,
         tlb: DomainTlb::new(id),
@@ -186,7 +187,7 @@ pub fn build(
     Ok(Arc::new(domain))
 }
 
-/// Gives a domain its RAM and the pages of its ACPI tables. `None` when the machine has not enough.
+/// Gives a domain its RAM, the pages of its ACPI tables and its special pages. `None` when the machine has not enough.
 fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
     const LARGE: u64 = (PAGE_SIZE as u64) << ORDER_2M;
     for (start, end) in layout::ram(memory) {
@@ -216,6 +217,7 @@ fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
         }
         domain.pages.fetch_add(1, Ordering::Relaxed);
     }
+    special::fill(domain)?;
     connect_console(domain)
 }
 
@@ -373,8 +375,8 @@ mod tests {
         let domain = build_one(50, "k domain=a mem=6M -- x=1 y", &file, Some(data)).expect("builds");
         assert_eq!(
             frames::owned_by(DomId(50)),
-            6 * 256 + 4,
-            "RAM, ACPI tables, shared info, console ring, one grant frame"
+            6 * 256 + 5,
+            "RAM, ACPI tables, shared info, two rings, one grant frame"
         );
         assert_eq!(read::<[u8; 4]>(&domain, 0x10_0000), *b"code");
         assert_eq!(read::<u8>(&domain, 0x10_17ff), 0);

@@ -1,7 +1,7 @@
 //! The string of a boot module: which domain it is, and how large.
 //!
 //! ```text
-//! <file> domain=NAME [control] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
+//! <file> domain=NAME [control] [store] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
 //!        [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
 //! <file> data
 //! ```
@@ -41,6 +41,8 @@ pub struct Config<'a> {
     pub name: ArrayString<NAME_MAX>,
     /// It is the control domain: number 0, with power over the others.
     pub control: bool,
+    /// It is the store's domain, which every other one has a ring to.
+    pub store: bool,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// How many vCPUs.
@@ -115,6 +117,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
     let mut config = Config {
         name: ArrayString::new(),
         control: false,
+        store: false,
         memory: 64 << 20,
         vcpus: 1,
         cpus: CpuSet::ALL,
@@ -134,6 +137,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
         match word.split_once('=') {
             None if word == "data" => is_data = true,
             None if word == "control" => config.control = true,
+            None if word == "store" => config.store = true,
             Some(("domain", value)) => {
                 config.name = name(value).ok_or(bad("a name is 1 to 31 letters, digits, '-', '_' or '.'"))?;
             }
@@ -159,14 +163,14 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("data", value)) if !value.is_empty() => config.data = Some(basename(value)),
             _ => {
                 return Err(bad(
-                    "no such word in a module string; known: domain= control mem= vcpus= cpus= gnttab= \
-                     gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
+                    "no such word in a module string; known: domain= control store mem= vcpus= cpus= \
+                     gnttab= gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
                 ));
             }
         }
     }
     match (is_data, config.name.is_empty()) {
-        (true, true) if !config.control => Ok(Role::Data),
+        (true, true) if !config.control && !config.store => Ok(Role::Data),
         (true, _) => Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") }),
         (false, false) => Ok(Role::Domain(config)),
         (false, true) => Err(missing("neither 'domain=NAME' nor 'data' stands in the module string")),

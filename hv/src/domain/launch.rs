@@ -10,7 +10,7 @@ use gnttab_fast::types::DomId;
 use super::{
     builder::{self, Data},
     config::{self, Config, Role},
-    lifecycle, table,
+    lifecycle, special, table,
 };
 use crate::arch::x86::{percpu, time};
 use crate::boot::{self, Module};
@@ -30,6 +30,7 @@ pub fn launch(modules: &[Module], options: &Options) {
     lifecycle::set_when_done(options.when_done);
     let mut next = 1u16;
     let mut control = false;
+    let mut store = false;
     for (index, module) in modules.iter().enumerate() {
         let alone = modules.len() == 1 && module.string.trim().is_empty();
         match config::parse(if alone { ALONE } else { module.string }, options) {
@@ -42,6 +43,13 @@ pub fn launch(modules: &[Module], options: &Options) {
                         config.name
                     ));
                 }
+                if config.store && store {
+                    boot::fail(format_args!(
+                        "domain '{}': there is a store already; take 'store' out of one module string",
+                        config.name
+                    ));
+                }
+                store |= config.store;
                 build(id, module, &config, modules, options);
                 control |= config.control;
                 next += u16::from(!config.control);
@@ -59,6 +67,12 @@ pub fn launch(modules: &[Module], options: &Options) {
         ));
     }
     let guard = epoch::pin();
+    let store = table::all(&guard).find(|domain| domain.store).map(|domain| domain.id);
+    for domain in table::all(&guard) {
+        if special::connect(domain, store).is_none() {
+            boot::fail(format_args!("domain '{}': no memory for its rings", domain.name));
+        }
+    }
     for domain in table::all(&guard) {
         domain.started.store(time::now_ns(), Ordering::Relaxed);
         pvclock::publish_all(domain);
@@ -99,7 +113,7 @@ fn build(id: DomId, module: &Module, config: &Config<'_>, modules: &[Module], op
         if domain.width() == crate::vt::Width::Bits64 { 64 } else { 32 },
         config::file_name(module.string).escape_debug()
     );
-    lifecycle::born();
+    lifecycle::born(&domain);
     assert!(table::insert(Arc::clone(&domain), &guard), "the number is free and in range");
 }
 

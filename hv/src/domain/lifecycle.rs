@@ -27,6 +27,7 @@ use crate::abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
     SHUTDOWN_WATCHDOG,
 };
+use crate::abi::xen::VIRQ_DOM_EXC;
 use crate::arch::x86::{power, time};
 use crate::cmdline::WhenDone;
 use crate::dev::console;
@@ -44,6 +45,8 @@ const STEP: u32 = 512;
 
 /// Domains that run or are not dead yet.
 static LIVING: AtomicU32 = AtomicU32::new(0);
+/// The store's domain; none: out of range.
+static STORE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// One bit for each dying domain.
 static DYING: AtomicU64 = AtomicU64::new(0);
 /// A pCPU is reaping.
@@ -83,9 +86,22 @@ pub(super) fn set_when_done(what: WhenDone) {
     WHEN_DONE.store(what as u8, Ordering::Relaxed);
 }
 
-/// A domain is about to run: it has to die before the machine is done.
-pub(super) fn born() {
-    LIVING.fetch_add(1, Ordering::SeqCst);
+/// A domain is about to run: it has to die before the machine is done, unless it is the store, which serves
+/// the others and ends with the machine.
+pub(super) fn born(domain: &Domain) {
+    if domain.store {
+        STORE.store(u32::from(domain.id.0), Ordering::SeqCst);
+    } else {
+        LIVING.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Tells those who follow the lives of domains (`VIRQ_DOM_EXC`).
+fn announce() {
+    let guard = epoch::pin();
+    for listener in table::all(&guard).filter(|domain| domain.store || domain.control) {
+        event::raise_virq(listener, 0, VIRQ_DOM_EXC);
+    }
 }
 
 /// Gives back what a domain got that was never finished. Nobody else has seen it.
@@ -173,6 +189,7 @@ fn end(domain: &Domain, reason: u32) -> bool {
     }
     // The last vCPU to go down looks; if all were down already nobody would.
     went_down(domain);
+    announce();
     true
 }
 
@@ -184,6 +201,7 @@ pub(crate) fn went_down(domain: &Domain) {
     let (shutdown, dying) = (Life::Shutdown as u8, Life::Dying as u8);
     if domain.life.compare_exchange(shutdown, dying, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
         DYING.fetch_or(1 << domain.id.0, Ordering::SeqCst);
+        announce();
     }
 }
 
@@ -210,7 +228,10 @@ pub(crate) fn work() -> bool {
             && reap(DomId(number))
         {
             DYING.fetch_and(!(1 << id), Ordering::SeqCst);
-            died();
+            announce();
+            if u32::from(number) != STORE.load(Ordering::SeqCst) {
+                died();
+            }
         }
         id += 1;
     }

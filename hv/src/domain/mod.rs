@@ -33,6 +33,7 @@ pub mod launch;
 pub mod layout;
 pub mod lifecycle;
 pub mod runstate;
+pub mod special;
 pub mod table;
 pub mod vcpu;
 
@@ -100,13 +101,15 @@ pub struct Domain {
     pub counters: Counters,
     /// The unfinished line of its console.
     pub console: GuestLine,
-    /// The most frames of RAM it may have, the ACPI tables' among them.
+    /// It is the store's: it is told of every domain.
+    pub store: bool,
+    /// The most frames of RAM it may have, the ACPI tables' and the store ring's among them.
     pub max_frames: u64,
     /// Bytes of RAM it was built with; [`layout`] tells where they are.
     pub ram_end: u64,
     /// Pages of ACPI tables, at [`layout::ACPI`].
     pub(crate) acpi_pages: u64,
-    /// Frames of RAM in its p2m now, the ACPI tables' among them.
+    /// Frames of RAM in its p2m now, the ACPI tables' and the store ring's among them.
     pub(crate) pages: AtomicU64,
     /// `VMASST_TYPE_runstate_update_flag` is on.
     pub(crate) runstate_update_flag: AtomicBool,
@@ -128,6 +131,7 @@ pub struct Domain {
 pub(super) struct Parts {
     pub id: DomId,
     pub control: bool,
+    pub store: bool,
     pub name: ArrayString<NAME_MAX>,
     pub p2m: P2m,
     pub tlb: DomainTlb,
@@ -157,7 +161,8 @@ impl Domain {
             grant_limits: parts.grant_limits,
             counters: Counters::new(),
             console: GuestLine::new(),
-            max_frames: (parts.memory >> PAGE_SHIFT) + parts.acpi_pages,
+            store: parts.store,
+            max_frames: (parts.memory >> PAGE_SHIFT) + parts.acpi_pages + special::PAGES,
             ram_end: parts.memory,
             acpi_pages: parts.acpi_pages,
             pages: AtomicU64::new(0),
@@ -223,6 +228,13 @@ impl Domain {
             2 => Life::Dying,
             _ => Life::Dead,
         }
+    }
+
+    /// Where it is in its life, and the `SHUTDOWN_*` code if it does not run any more.
+    #[must_use]
+    pub fn life_and_code(&self) -> (Life, u32) {
+        let life = self.life();
+        (life, self.shutdown_code.load(Ordering::SeqCst))
     }
 
     /// Whether it is on its way out: nothing new may be tied to it.

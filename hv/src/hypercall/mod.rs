@@ -27,6 +27,7 @@ use crate::{
 };
 
 pub mod console_io;
+pub mod domain_list;
 pub mod event_channel;
 pub mod grant_table;
 pub mod hvm_op;

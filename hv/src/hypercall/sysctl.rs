@@ -1,11 +1,12 @@
-//! `sysctl` (public/sysctl.h): the control domain asks something of the machine. Debug keys only.
+//! `sysctl` (public/sysctl.h): the control domain asks something of the machine. Debug keys
+//! and the list of domains, which the store may have too.
 #![forbid(unsafe_code)]
 
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::{Call, Outcome};
+use super::{Call, Outcome, domain_list};
 use crate::abi::errno::Errno;
-use crate::abi::sysctl::{DEBUG_KEYS, DebugKeys, INTERFACE_VERSION, Sysctl};
+use crate::abi::sysctl::{DEBUG_KEYS, DebugKeys, GETDOMAININFOLIST, INTERFACE_VERSION, Sysctl};
 use crate::debug_keys;
 
 /// Keys of one call: each prints a picture over a slow line, with this CPU and no other.
@@ -22,10 +23,12 @@ fn answer(call: &Call<'_>, arg: u64) -> Result<(), Errno> {
     if request.interface_version != INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
-    if !call.domain.control {
+    let of_the_store = call.domain.store && request.cmd == GETDOMAININFOLIST;
+    if !call.domain.control && !of_the_store {
         return Err(Errno::EPERM);
     }
     match request.cmd {
+        GETDOMAININFOLIST => domain_list::answer(call, arg, &request),
         DEBUG_KEYS => {
             let (keys, _) = DebugKeys::read_from_prefix(request.u.as_bytes()).map_err(|_| Errno::EINVAL)?;
             if keys.nr_keys > MOST_KEYS {

@@ -561,6 +561,28 @@ pub const CASES: &[Case] = &[
         end: End::Off,
     },
     Case {
+        name: "the store, a client, a hostile and a silent one",
+        quick: true,
+        setup: |machine, made| {
+            module(machine, made, "store", "domain=store store -- name=2:asks")?;
+            module(machine, made, "store_client", "domain=asks -- after")?;
+            module(machine, made, "store_client", "domain=rude -- hostile")?;
+            module(machine, made, "store_client", "domain=mute -- mute")
+        },
+        expect: &[
+            "store: serving",
+            "store: d3 does not keep to the protocol (error 2)",
+            "store: d3 does not keep to the protocol (error 3)",
+            "@result {\"role\":\"store_client\",\"mode\":\"hostile\",\"ok\":true}",
+            "@result {\"role\":\"store_client\",\"requests\":",
+            "leaked frames: 0",
+            "leaked frames: 0",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
         name: "guest: spins for ever",
         quick: true,
         setup: |machine, made| {

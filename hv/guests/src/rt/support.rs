@@ -2,11 +2,15 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::naked_asm;
-use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr::NonNull;
 
 use hv::arch::x86::mem_fns;
+use spin::Mutex;
+use talc::base::{Talc, binning::Binning, binning::DefaultBinning};
+use talc::source::Source;
+
+use super::{memory, size, wide};
 
 macro_rules! forward {
     ($($name:ident => $to:ident),*) => { $(
@@ -35,36 +39,40 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     crate::fail!("panic: {info}")
 }
 
-const ARENA: usize = 64 << 10;
+/// What the heap grows by.
+const CHUNK_PAGES: u64 = 16;
 
-/// The allocator that linking `alloc` demands. The guests allocate nothing on purpose, so a small arena
-/// that only grows is enough, and running out is an error.
-struct Arena {
-    bytes: UnsafeCell<[u8; ARENA]>,
-    used: AtomicUsize,
+/// The heap, for the few guests that allocate: it grows by pages of the domain, and when there are no more the
+/// guest ends with a line that says so.
+struct Heap(Mutex<Talc<Pages, DefaultBinning>>);
+
+#[derive(Debug)]
+struct Pages;
+
+// SAFETY: `acquire` takes frames, never heap, and returns Ok only after a successful claim.
+unsafe impl Source for Pages {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        let needed = wide(layout.size().saturating_add(layout.align())) / memory::PAGE + 2;
+        let pages = needed.max(CHUNK_PAGES);
+        let base = memory::pointer(memory::pages(pages));
+        // SAFETY: the pages are fresh and the heap's from here on.
+        unsafe { talc.claim(base, size(pages * memory::PAGE)) }.map(|_| ()).ok_or(())
+    }
 }
 
-// SAFETY: `bytes` is handed out in disjoint parts, claimed by an atomic.
-unsafe impl Sync for Arena {}
-
-// SAFETY: parts are disjoint, aligned, inside the arena and never taken back.
-unsafe impl GlobalAlloc for Arena {
+// SAFETY: blocks are talc's, under the lock, which no interrupt handler takes.
+unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let base = self.bytes.get().cast::<u8>();
-        let claimed = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            let start = (base.addr() + used).next_multiple_of(layout.align()) - base.addr();
-            start.checked_add(layout.size()).filter(|&end| end <= ARENA)
-        });
-        match claimed {
-            Ok(used) => {
-                base.wrapping_add((base.addr() + used).next_multiple_of(layout.align()) - base.addr())
-            }
-            Err(_) => core::ptr::null_mut(),
-        }
+        // SAFETY: GlobalAlloc's caller promises a layout of some size.
+        let block = unsafe { self.0.lock().allocate(layout) };
+        block.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
-    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: GlobalAlloc's caller promises that `alloc` gave the block for this layout.
+        unsafe { self.0.lock().deallocate(at, layout) }
+    }
 }
 
 #[global_allocator]
-static HEAP: Arena = Arena { bytes: UnsafeCell::new([0; ARENA]), used: AtomicUsize::new(0) };
+static HEAP: Heap = Heap(Mutex::new(Talc::new(Pages)));

@@ -8,17 +8,20 @@
 //! - [`wire`]: messages and their pieces; [`path`], [`perms`]: what their names say;
 //! - [`tree`]: nodes, transactions, quotas;
 //! - [`watch`]: who hears of which change;
-//! - [`server`]: connections and requests.
+//! - [`server`]: connections and requests;
+//! - [`devices`]: the nodes of virtual devices, from the store's command line.
 //!
 //! **A hostile client** gets at nothing but its own: every node is looked at under the caller's rights, and
 //! what is missing is told only where the caller may look. It cannot stall others: a turn is one request of
 //! at most 4 KiB, and requests wait while their answers are not fetched. It cannot use up memory: nodes,
 //! bytes, watches, transactions and what these touch have quotas for each domain, and events that a client
 //! does not fetch are merged into one per watch.
-#![forbid(unsafe_code)]
 
+pub mod devices;
 pub mod path;
 pub mod perms;
+#[cfg(feature = "bare-metal")]
+pub mod rings;
 pub mod server;
 pub mod tree;
 pub mod watch;

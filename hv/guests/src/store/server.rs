@@ -120,6 +120,15 @@ impl Store {
         self.fire(changes);
     }
 
+    /// Removes a node and all below it, on the store's own account.
+    pub fn discard(&mut self, at: &str) {
+        let (mut view, root) = self.tree.own_view();
+        // It need not be there.
+        let _ = view.remove(root, at);
+        let changes = view.changes;
+        self.fire(changes);
+    }
+
     /// Connects a domain and makes its home.
     pub fn introduce(&mut self, domid: u16) {
         if self.connections.contains_key(&domid) {
