@@ -9,10 +9,10 @@ use copy_engine::Choice;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn rounds(c: &mut Criterion) {
-    for w in workload::all().expect("definitions parse") {
-        let machine = engine::machine();
+    for w in workload::all().expect("definitions parse").into_iter().filter(|w| !w.swept) {
+        let machine = engine::machine(w.shape());
         let (ours, xen) = (Ours::new(&machine, Choice::Auto), Xen::new(&machine));
-        let mut player = Player::new(&w, Seat::ALONE).expect("definitions fit the machine");
+        let mut player = Player::new(&w, Seat::ALONE, &machine).expect("definitions fit the machine");
         let mut group = c.benchmark_group(&w.name);
         group.throughput(Throughput::Elements(player.elements() as u64));
         player.verified_round(&ours, &machine, 1).expect("ours answers right");

@@ -1,33 +1,28 @@
 //! What a workload needs of an implementation, and the cast of domains it plays with.
 
-use crate::machine::{DATA_FRAMES, FRAMES_PER_DOMAIN, Machine};
+use crate::machine::{Machine, Shape};
 use gnttab_fast::abi::{Copy, MapGrantRef, UnmapGrantRef, gtf};
 use std::sync::atomic::Ordering;
 
 /// The calling domain: the backend.
 pub const ME: u16 = 1;
-/// The granting domains: the frontends.
+/// The granting domains: the frontends. Entry `i` of each grants its frame `i` for writing to [`ME`].
 pub const GRANTERS: [u16; 2] = [2, 3];
-/// Grant entries of each granter; entry `i` grants the granter's frame `i` for writing to [`ME`].
-pub const GREFS: u32 = DATA_FRAMES;
-/// CPUs, and vCPUs of the caller: one each.
-pub const CPUS: usize = 2;
-/// First guest frame at which the caller maps grants: beyond all machine frames.
-pub const MAP_GFN: u32 = 4 * FRAMES_PER_DOMAIN;
+/// The machine most workloads need.
+pub const SHAPE: Shape = Shape { domains: 4, data_frames: 2048, cpus: 2 };
+/// Pages of handles a domain may have: a few more than 262,144 handles fill.
+pub const MAPTRACK_FRAMES: u32 = 1040;
 
-/// The domain whose a frame is.
-///
-/// # Panics
-/// If the frame number is beyond any machine.
+/// First guest frame at which the caller maps grants: beyond all machine frames.
 #[must_use]
-pub fn owner(mfn: u32) -> u16 {
-    u16::try_from(mfn / FRAMES_PER_DOMAIN).expect("few domains")
+pub const fn map_gfn(m: &Machine) -> u32 {
+    m.frames()
 }
 
-/// A machine with every entry granted.
+/// A machine of that shape with every entry granted.
 #[must_use]
-pub fn machine() -> Machine {
-    let m = Machine::new(4);
+pub fn machine(shape: Shape) -> Machine {
+    let m = Machine::new(shape);
     grant_all(&m);
     m
 }
@@ -35,9 +30,9 @@ pub fn machine() -> Machine {
 /// Writes every entry of the granters.
 pub fn grant_all(m: &Machine) {
     for g in GRANTERS {
-        for gref in 0..GREFS {
+        for gref in 0..m.grefs() {
             let (head, frame) = m.entry(g, gref);
-            frame.store(Machine::frame_of(g, gref), Ordering::Relaxed);
+            frame.store(m.frame_of(g, gref), Ordering::Relaxed);
             head.store(u32::from(gtf::PERMIT_ACCESS) | u32::from(ME) << 16, Ordering::Release);
         }
     }
@@ -47,7 +42,9 @@ pub fn grant_all(m: &Machine) {
 #[must_use]
 pub fn unmarked(m: &Machine) -> bool {
     let marks = u32::from(gtf::READING | gtf::WRITING);
-    GRANTERS.iter().all(|&g| (0..GREFS).all(|gref| m.entry(g, gref).0.load(Ordering::Relaxed) & marks == 0))
+    GRANTERS
+        .iter()
+        .all(|&g| (0..m.grefs()).all(|gref| m.entry(g, gref).0.load(Ordering::Relaxed) & marks == 0))
 }
 
 /// Grant operations of [`ME`], from CPU `cpu`, as one hypercall each.

@@ -9,9 +9,12 @@
 
 pub mod ab;
 pub mod baseline;
+pub mod counters;
 pub mod engine;
 pub mod handles;
 pub mod machine;
 pub mod ours;
+mod p2m;
+pub mod placement;
 pub mod stage;
 pub mod workload;

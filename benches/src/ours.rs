@@ -5,8 +5,9 @@
 //! table edit per map, and the copy engine chosen as at boot. Left out, as in the baseline: the world
 //! switch, the walk of the caller's page tables for its arguments, and the TLB flush.
 
-use crate::engine::{CPUS, Engine, GRANTERS, GREFS, MAP_GFN, ME};
-use crate::machine::{GRANT_FRAMES, Machine, PAGE};
+use crate::engine::{self, Engine, GRANTERS, MAPTRACK_FRAMES, ME};
+use crate::machine::{Machine, PAGE};
+use crate::p2m::P2m;
 use copy_engine::{Choice, Scratch};
 use crossbeam_epoch::{Collector, LocalHandle};
 use gnttab_fast::abi::{self, MapGrantRef, UnmapGrantRef, op};
@@ -19,62 +20,9 @@ use std::cell::OnceCell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// [`CPUS`] as the tables count.
-const CPUS_U32: u32 = 2;
-const _: () = assert!(CPUS_U32 as usize == CPUS);
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const GRANT: u64 = 4;
-
-/// Nested page tables: four levels of 512, as the processor walks them.
-struct P2m {
-    tables: Vec<Box<[AtomicU64; 512]>>,
-}
-
-impl P2m {
-    /// Tables for the guest frames below `end`, with nothing mapped.
-    fn new(end: u32) -> Self {
-        let mut p2m = Self { tables: vec![Self::table()] };
-        for gfn in (0..u64::from(end)).step_by(512) {
-            let mut at = 0;
-            for shift in [27, 18, 9] {
-                let entry = Self::index(gfn, shift);
-                let next = p2m.tables[at][entry].load(Ordering::Relaxed);
-                at = if next == 0 {
-                    p2m.tables.push(Self::table());
-                    let new = p2m.tables.len() - 1;
-                    p2m.tables[at][entry].store(new as u64, Ordering::Relaxed);
-                    new
-                } else {
-                    usize::try_from(next).expect("an index")
-                };
-            }
-        }
-        p2m
-    }
-
-    fn table() -> Box<[AtomicU64; 512]> {
-        Box::new([const { AtomicU64::new(0) }; 512])
-    }
-
-    #[inline]
-    fn index(gfn: u64, shift: u32) -> usize {
-        usize::try_from(gfn >> shift & 511).unwrap_or(0)
-    }
-
-    #[inline]
-    fn leaf(&self, gfn: Gfn) -> Option<&AtomicU64> {
-        let mut table = self.tables.first()?;
-        for shift in [27, 18, 9] {
-            let next = table[Self::index(gfn.0, shift)].load(Ordering::Acquire);
-            if next == 0 {
-                return None;
-            }
-            table = self.tables.get(usize::try_from(next).ok()?)?;
-        }
-        Some(&table[Self::index(gfn.0, 0)])
-    }
-}
 
 /// Grant frames: the last frames of a domain's share of the machine.
 struct GrantFrames<'m> {
@@ -88,10 +36,10 @@ struct GrantFrames<'m> {
 unsafe impl PageSource for GrantFrames<'_> {
     fn take(&self) -> Option<NonNull<Page>> {
         let n = self.taken.fetch_add(1, Ordering::Relaxed);
-        if n >= GRANT_FRAMES {
+        if n >= self.machine.grant_frames() {
             return None;
         }
-        let frame = self.machine.frame(Machine::grant_frame(self.domain) + n);
+        let frame = self.machine.frame(self.machine.grant_frame(self.domain) + n);
         // SAFETY: a whole frame, which nobody uses yet.
         unsafe { frame.write_bytes(0, PAGE) };
         NonNull::new(frame.cast())
@@ -119,6 +67,7 @@ impl<'m> Frames for MachineFrames<'m> {
 
 struct Dom<'m> {
     id: DomId,
+    machine: &'m Machine,
     table: Table<MachineFrames<'m>>,
     p2m: P2m,
     /// References per machine frame of the whole machine.
@@ -128,17 +77,18 @@ struct Dom<'m> {
 impl<'m> Dom<'m> {
     fn new(machine: &'m Machine, id: u16) -> Self {
         let shared = GrantFrames { machine, domain: id, taken: AtomicU32::new(0) };
-        let limits = Limits { frames: GRANT_FRAMES, maptrack_frames: 1024 };
-        let table = Table::new(HeapPages, shared, limits, Policy::default(), CPUS_U32).expect("memory");
-        table.grow_to(GRANT_FRAMES).expect("memory");
-        let p2m = P2m::new(MAP_GFN + GREFS);
-        for index in 0..GREFS {
-            let mfn = u64::from(Machine::frame_of(id, index));
-            let leaf = p2m.leaf(Gfn(mfn)).expect("below the end");
+        let limits = Limits { frames: machine.grant_frames(), maptrack_frames: MAPTRACK_FRAMES };
+        let table =
+            Table::new(HeapPages, shared, limits, Policy::default(), machine.shape().cpus).expect("memory");
+        table.grow_to(machine.grant_frames()).expect("memory");
+        let p2m = P2m::new(engine::map_gfn(machine) + machine.grefs());
+        for index in 0..machine.grefs() {
+            let mfn = u64::from(machine.frame_of(id, index));
+            let leaf = p2m.leaf(mfn).expect("below the end");
             leaf.store(mfn << 12 | PRESENT | WRITABLE, Ordering::Relaxed);
         }
         let refs = (0..machine.frames()).map(|_| AtomicU64::new(1)).collect();
-        Self { id: DomId(id), table, p2m, refs }
+        Self { id: DomId(id), machine, table, p2m, refs }
     }
 
     fn references(&self, mfn: Mfn) -> Option<&AtomicU64> {
@@ -166,14 +116,14 @@ impl<'m> Domain for Dom<'m> {
 
     #[inline]
     fn ram(&self, gfn: Gfn) -> Option<Ram> {
-        let leaf = self.p2m.leaf(gfn)?.load(Ordering::Acquire);
+        let leaf = self.p2m.leaf(gfn.0)?.load(Ordering::Acquire);
         let ram = leaf & (PRESENT | GRANT) == PRESENT;
         ram.then_some(Ram { mfn: Mfn(leaf >> 12), writable: leaf & WRITABLE != 0 })
     }
 
     #[inline]
     fn owns(&self, mfn: Mfn) -> bool {
-        u32::try_from(mfn.0).is_ok_and(|mfn| crate::engine::owner(mfn) == self.id.0)
+        u32::try_from(mfn.0).is_ok_and(|mfn| self.machine.owner(mfn) == u32::from(self.id.0))
     }
 
     #[inline]
@@ -193,7 +143,7 @@ impl<'m> Domain for Dom<'m> {
 
     #[inline]
     fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
-        let leaf = self.p2m.leaf(gfn).ok_or(Refused)?;
+        let leaf = self.p2m.leaf(gfn.0).ok_or(Refused)?;
         let new = mfn.0 << 12 | PRESENT | GRANT | if writable { WRITABLE } else { 0 };
         leaf.compare_exchange(0, new, Ordering::AcqRel, Ordering::Relaxed).map_err(|_| Refused)?;
         Ok(())
@@ -201,7 +151,7 @@ impl<'m> Domain for Dom<'m> {
 
     #[inline]
     fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
-        let leaf = self.p2m.leaf(gfn).ok_or(Refused)?;
+        let leaf = self.p2m.leaf(gfn.0).ok_or(Refused)?;
         let old = mfn.0 << 12 | PRESENT | GRANT | if writable { WRITABLE } else { 0 };
         leaf.compare_exchange(old, 0, Ordering::AcqRel, Ordering::Relaxed).map_err(|_| Refused)?;
         Ok(())
@@ -236,7 +186,7 @@ impl<'m> Ours<'m> {
         for id in std::iter::once(ME).chain(GRANTERS) {
             domains[usize::from(id)] = Some(Dom::new(machine, id));
         }
-        crate::engine::grant_all(machine);
+        engine::grant_all(machine);
         let mut scratch = Box::new(Scratch::new());
         let (copy, _) = copy_engine::Engine::select(kernel, &mut scratch, || {
             // SAFETY: RDTSC reads a counter.
@@ -372,7 +322,7 @@ impl Engine for Ours<'_> {
 
     fn mapped_at(&self, gfn: u32) -> Option<u32> {
         let me = self.dom(DomId(ME))?;
-        let leaf = me.p2m.leaf(Gfn(u64::from(gfn)))?.load(Ordering::Acquire);
+        let leaf = me.p2m.leaf(u64::from(gfn))?.load(Ordering::Acquire);
         (leaf & GRANT != 0).then(|| u32::try_from(leaf >> 12).unwrap_or(u32::MAX))
     }
 

@@ -20,8 +20,8 @@ impl<E: Engine> Stage<E> {
     /// If the workload does not fit the machine or a status is not okay.
     #[must_use]
     pub fn new(workload: &Workload, make: impl FnOnce(&'static Machine) -> E) -> Self {
-        let machine: &'static Machine = Box::leak(Box::new(engine::machine()));
-        let player = Player::new(workload, Seat::ALONE).expect("definitions fit the machine");
+        let machine: &'static Machine = Box::leak(Box::new(engine::machine(workload.shape())));
+        let player = Player::new(workload, Seat::ALONE, machine).expect("definitions fit the machine");
         let mut stage = Self { engine: make(machine), player };
         stage.round();
         stage.player.statuses_good::<E>().unwrap_or_else(|wrong| panic!("{wrong}"));

@@ -1,7 +1,7 @@
 //! Workloads: read from `definitions/*.toml`, made into arrays of operations, played and verified.
 
-use crate::engine::{CPUS, Engine, GRANTERS, GREFS, MAP_GFN, ME};
-use crate::machine::{Machine, PAGE};
+use crate::engine::{Engine, GRANTERS, ME, SHAPE, map_gfn};
+use crate::machine::{Machine, PAGE, Shape};
 use anyhow::{Context, Result, ensure};
 use gnttab_fast::DomId;
 use gnttab_fast::abi::{Copy, CopyPtr, MapGrantRef, UnmapGrantRef, copy_flags, map_flags};
@@ -9,10 +9,11 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// All definitions, by the names of their files.
-pub const DEFINITIONS: [(&str, &str); 3] = [
+pub const DEFINITIONS: [(&str, &str); 4] = [
     ("ops.toml", include_str!("../definitions/ops.toml")),
     ("netback.toml", include_str!("../definitions/netback.toml")),
     ("block.toml", include_str!("../definitions/block.toml")),
+    ("sweeps.toml", include_str!("../definitions/sweeps.toml")),
 ];
 
 /// First reference used: those below are the toolstack's.
@@ -29,19 +30,76 @@ pub struct Seat {
     pub dest: u32,
 }
 
+/// References a player may use from its seat on, when two play.
+const PART: u32 = SHAPE.data_frames / 4;
+
 impl Seat {
     /// Alone on the machine.
     pub const ALONE: Self = Self { cpu: 0, source: FIRST_GREF, dest: FIRST_GREF };
     /// Beside [`ALONE`](Self::ALONE), on the other CPU, with references of its own.
-    pub const OWN_GREFS: Self = Self { cpu: 1, source: GREFS / 4, dest: GREFS / 4 };
+    pub const OWN_GREFS: Self = Self { cpu: 1, source: PART, dest: PART };
     /// Beside [`ALONE`](Self::ALONE), on the other CPU, reading or mapping the same references.
-    pub const SAME_GREFS: Self = Self { cpu: 1, source: FIRST_GREF, dest: GREFS / 4 };
+    pub const SAME_GREFS: Self = Self { cpu: 1, source: FIRST_GREF, dest: PART };
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
     workload: Vec<Workload>,
+    #[serde(default)]
+    sweep: Vec<Sweep>,
+}
+
+/// A workload for each value of one of its numbers, or each pair of two. Rows are called
+/// `name.value` or `name.value.offset`.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+struct Sweep {
+    name: String,
+    about: String,
+    over: Over,
+    values: Vec<u16>,
+    /// Offsets in the destination page, each with each value.
+    #[serde(default)]
+    dest_offsets: Vec<u16>,
+    step: Vec<Step>,
+}
+
+#[derive(Deserialize, Clone, Copy, Debug)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    Batch,
+    Len,
+}
+
+impl Sweep {
+    fn expand(&self) -> Vec<Workload> {
+        let offsets: Vec<Option<u16>> = match &self.dest_offsets[..] {
+            [] => vec![None],
+            some => some.iter().copied().map(Some).collect(),
+        };
+        let with = |value: u16, offset: Option<u16>| {
+            let mut step = self.step.clone();
+            for s in &mut step {
+                match self.over {
+                    Over::Batch => s.batch = usize::from(value),
+                    Over::Len => s.lens = vec![value],
+                }
+                s.dest_offset = offset.unwrap_or(s.dest_offset);
+            }
+            let name = match offset {
+                Some(offset) => format!("{}.{value}.{offset}", self.name),
+                None => format!("{}.{value}", self.name),
+            };
+            Workload { name, about: self.about.clone(), threads: false, pages: pages(), swept: true, step }
+        };
+        self.values
+            .iter()
+            .flat_map(|&v| offsets.iter().map(move |&o| (v, o)))
+            .map(|(v, o)| with(v, o))
+            .collect()
+    }
 }
 
 /// A named sequence of hypercalls, played round after round.
@@ -52,6 +110,15 @@ pub struct Workload {
     pub name: String,
     /// What it stands for.
     pub about: String,
+    /// Played by two threads as well, each with references of its own and both with the same.
+    #[serde(default)]
+    pub threads: bool,
+    /// Pages and references of each domain: a power of two.
+    #[serde(default = "pages")]
+    pub pages: u32,
+    /// One point of a sweep.
+    #[serde(skip)]
+    pub swept: bool,
     /// The hypercalls, in order.
     pub step: Vec<Step>,
 }
@@ -81,6 +148,12 @@ pub struct Step {
     /// Offset in a fresh source page.
     #[serde(default)]
     pub source_offset: u16,
+    /// Offset in a fresh destination page.
+    #[serde(default)]
+    pub dest_offset: u16,
+    /// Pages are taken in an order no prefetcher guesses.
+    #[serde(default)]
+    pub scattered: bool,
     /// Consecutive elements that use one source page.
     #[serde(default = "one")]
     pub per_source: usize,
@@ -94,6 +167,18 @@ pub struct Step {
 
 fn one() -> usize {
     1
+}
+
+fn pages() -> u32 {
+    SHAPE.data_frames
+}
+
+impl Workload {
+    /// The machine it is played on.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape { data_frames: self.pages, ..SHAPE }
+    }
 }
 
 /// The operation of a step.
@@ -130,38 +215,45 @@ pub fn all() -> Result<Vec<Workload>> {
     for (file, text) in DEFINITIONS {
         let parsed: File = toml::from_str(text).with_context(|| format!("definitions/{file}"))?;
         out.extend(parsed.workload);
+        out.extend(parsed.sweep.iter().flat_map(Sweep::expand));
     }
     Ok(out)
 }
 
 /// A side's next page and where in it the next element goes.
-struct Cursor {
+struct Cursor<'m> {
+    machine: &'m Machine,
     side: Side,
     page: u32,
     used: usize,
     offset: u16,
     first_offset: u16,
     per_page: usize,
+    scattered: bool,
 }
 
-impl Cursor {
-    fn new(side: Side, first_page: u32, first_offset: u16, per_page: usize) -> Self {
-        Self { side, page: first_page, used: 0, offset: first_offset, first_offset, per_page }
-    }
-
+impl Cursor<'_> {
     /// The place of an element of `len` bytes, and the frame behind it.
     fn next(&mut self, len: u16) -> (CopyPtr, u32) {
         let fits = usize::from(self.offset) + usize::from(len) <= PAGE;
         if self.used == self.per_page || !fits {
             (self.page, self.used, self.offset) = (self.page + 1, 0, self.first_offset);
         }
-        let (domid, frame) = match self.side {
-            Side::Own => (DomId::SELF.0, Machine::frame_of(ME, self.page)),
-            Side::Gref => (GRANTERS[0], Machine::frame_of(GRANTERS[0], self.page)),
-            Side::Gref2 => (GRANTERS[1], Machine::frame_of(GRANTERS[1], self.page)),
+        // An odd factor permutes the numbers below a power of two.
+        let page = if self.scattered {
+            self.page.wrapping_mul(0x9e37_79b1) % self.machine.grefs()
+        } else {
+            self.page
         };
-        let u = u64::from(if self.side == Side::Own { frame } else { self.page });
-        let ptr = CopyPtr { u, domid, offset: self.offset, pad: 0 };
+        let domid = match self.side {
+            Side::Own => ME,
+            Side::Gref => GRANTERS[0],
+            Side::Gref2 => GRANTERS[1],
+        };
+        let frame = self.machine.frame_of(domid, page);
+        let own = self.side == Side::Own;
+        let u = u64::from(if own { frame } else { page });
+        let ptr = CopyPtr { u, domid: if own { DomId::SELF.0 } else { domid }, offset: self.offset, pad: 0 };
         self.used += 1;
         self.offset += len;
         (ptr, frame)
@@ -185,20 +277,21 @@ impl Player {
     ///
     /// # Errors
     /// If the definition asks for what the machine does not have.
-    pub fn new(w: &Workload, seat: Seat) -> Result<Self> {
+    pub fn new(w: &Workload, seat: Seat, machine: &Machine) -> Result<Self> {
+        let cpus = usize::try_from(machine.shape().cpus)?;
         let mut steps: Vec<Prepared> = Vec::new();
         let mut elements = 0;
         for s in &w.step {
             let cpu = s.cpu + seat.cpu;
-            ensure!(s.batch > 0 && s.count > 0 && cpu < CPUS, "{}: empty step or no such CPU", w.name);
+            ensure!(s.batch > 0 && s.count > 0 && cpu < cpus, "{}: empty step or no such CPU", w.name);
             steps.push(match s.op {
                 Op::Copy => {
                     elements += s.count;
-                    copies(w, s, seat)?
+                    copies(w, s, seat, machine)?
                 }
                 Op::Map => {
                     elements += s.count;
-                    maps(w, s, seat)?
+                    maps(w, s, seat, machine)?
                 }
                 Op::Unmap => {
                     let from =
@@ -277,7 +370,7 @@ impl Player {
                 Prepared::Map { ops, .. } => {
                     for op in ops {
                         let gfn = u32::try_from(op.host_addr >> 12)?;
-                        let want = Machine::frame_of(op.dom, op.gref);
+                        let want = machine.frame_of(op.dom, op.gref);
                         ensure!(engine.mapped_at(gfn) == Some(want), "{name}: {op:?} mapped something else");
                         ensure!(op.dev_bus_addr == u64::from(want) << 12, "{name}: {op:?}: wrong address");
                     }
@@ -313,12 +406,22 @@ impl Player {
     }
 }
 
-fn copies(w: &Workload, s: &Step, seat: Seat) -> Result<Prepared> {
+fn copies(w: &Workload, s: &Step, seat: Seat, machine: &Machine) -> Result<Prepared> {
     ensure!(!s.lens.is_empty(), "{}: copies need lengths", w.name);
+    let side = |side, page, first_offset, per_page| Cursor {
+        machine,
+        side,
+        page,
+        used: 0,
+        offset: first_offset,
+        first_offset,
+        per_page,
+        scattered: s.scattered,
+    };
     // Own pages read and own pages written are kept apart.
-    let mut from = Cursor::new(s.source, seat.source, s.source_offset, s.per_source);
-    let first_dest = if s.source == s.dest { seat.dest + GREFS / 2 } else { seat.dest };
-    let mut to = Cursor::new(s.dest, first_dest, 0, s.per_dest);
+    let mut from = side(s.source, seat.source, s.source_offset, s.per_source);
+    let first_dest = if s.source == s.dest { seat.dest + machine.grefs() / 2 } else { seat.dest };
+    let mut to = side(s.dest, first_dest, s.dest_offset, s.per_dest);
     let flag = |side, flag| if side == Side::Own { 0 } else { flag };
     let flags = flag(s.source, copy_flags::SOURCE_GREF) | flag(s.dest, copy_flags::DEST_GREF);
     let (mut ops, mut frames) = (Vec::new(), Vec::new());
@@ -327,16 +430,20 @@ fn copies(w: &Workload, s: &Step, seat: Seat) -> Result<Prepared> {
         ops.push(Copy { source, dest, len, flags, status: 0, pad: 0 });
         frames.push((from, to));
     }
-    ensure!(from.page < GREFS && to.page < GREFS, "{}: more pages than there are", w.name);
+    ensure!(
+        from.page < machine.grefs() && to.page < machine.grefs(),
+        "{}: more pages than there are",
+        w.name
+    );
     Ok(Prepared::Copy { cpu: s.cpu + seat.cpu, batch: s.batch, ops, frames })
 }
 
-fn maps(w: &Workload, s: &Step, seat: Seat) -> Result<Prepared> {
+fn maps(w: &Workload, s: &Step, seat: Seat, machine: &Machine) -> Result<Prepared> {
     let count = u32::try_from(s.count)?;
-    ensure!(seat.source.max(seat.dest) + count <= GREFS, "{}: more maps than references", w.name);
+    ensure!(seat.source.max(seat.dest) + count <= machine.grefs(), "{}: more maps than references", w.name);
     let flags = map_flags::HOST_MAP | if s.readonly { map_flags::READONLY } else { 0 };
     let op = |i: u32| MapGrantRef {
-        host_addr: u64::from(MAP_GFN + seat.dest + i) << 12,
+        host_addr: u64::from(map_gfn(machine) + seat.dest + i) << 12,
         flags,
         gref: seat.source + i,
         dom: GRANTERS[0],

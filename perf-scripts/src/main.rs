@@ -7,6 +7,7 @@
 
 mod accel;
 mod audit;
+mod bench;
 mod boot_tests;
 mod capture;
 mod conformance;
@@ -60,6 +61,8 @@ enum Verb {
     Run(run::RunArgs),
     /// The same guest on Tollgate and on Debian's Xen, case by case
     Conformance(conformance::ConformanceArgs),
+    /// Time our grant tables against Xen's algorithm, in turns, every answer verified
+    Bench(bench::BenchArgs),
     /// Refuse instruction counts that have grown
     Gate(gate::GateArgs),
     /// Where the instructions of a hypercall go, by function
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Linux(args) => linux::linux(args, cli.no_install),
         Verb::Run(args) => run::run(args, cli.no_install),
         Verb::Conformance(args) => conformance::conformance(args, cli.no_install),
+        Verb::Bench(args) => bench::bench(args),
         Verb::Gate(args) => gate::gate(args, cli.no_install),
         Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Mutate(args) => mutate::mutate(args).map(|_| ()),

@@ -60,6 +60,40 @@ impl TicketLock {
     }
 }
 
+/// The recursive lock of a domain's guest frames: its holder, and how often it took it.
+pub(super) struct GfnLock {
+    lock: TicketLock,
+    /// Address of the CPU that holds it, 0 for none.
+    holder: AtomicUsize,
+    depth: AtomicU32,
+}
+
+impl GfnLock {
+    pub(super) const fn new() -> Self {
+        Self { lock: TicketLock::new(), holder: AtomicUsize::new(0), depth: AtomicU32::new(0) }
+    }
+
+    #[inline(never)]
+    pub(super) fn lock(&self, cpu: &Cpu) {
+        let me = std::ptr::from_ref(cpu).addr();
+        if self.holder.load(Ordering::Relaxed) != me {
+            self.lock.lock(cpu);
+            self.holder.store(me, Ordering::Relaxed);
+        }
+        self.depth.store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    #[inline(never)]
+    pub(super) fn unlock(&self, cpu: &Cpu) {
+        let depth = self.depth.load(Ordering::Relaxed) - 1;
+        self.depth.store(depth, Ordering::Relaxed);
+        if depth == 0 {
+            self.holder.store(0, Ordering::Relaxed);
+            self.lock.unlock(cpu);
+        }
+    }
+}
+
 /// Readers store the lock's address in their CPU's word; writers raise a flag and look at every CPU.
 pub(super) struct PercpuRwLock {
     writer: AtomicBool,

@@ -23,18 +23,47 @@ struct Undone<'x> {
 }
 
 impl Xen<'_> {
-    /// Edits a leaf of the mapper's nested page table under its lock.
+    /// Enters a mapping into the mapper's nested page tables under the lock of its guest frames: looks up
+    /// what was there, then walks again to write.
     #[inline(never)]
-    fn set_leaf(&self, cpu: &Cpu, gfn: usize, new: u64, expect_mfn: Option<u32>) -> bool {
+    fn enter_leaf(&self, cpu: &Cpu, gfn: u64, new: u64) -> bool {
         let me = self.me();
-        let Some(leaf) = me.p2m.get(gfn) else { return false };
         me.p2m_lock.lock(cpu);
-        let good = expect_mfn.is_none_or(|mfn| leaf.load(Ordering::Relaxed) >> 12 == u64::from(mfn));
+        let good =
+            Self::lookup(me, gfn).is_some_and(|old| old & PRESENT == 0) && Self::write_leaf(me, gfn, new);
+        me.p2m_lock.unlock(cpu);
+        good
+    }
+
+    /// Takes a mapping of `mfn` down: the frame is locked and looked up, and then removed by what locks and
+    /// looks it up again.
+    #[inline(never)]
+    fn clear_leaf(&self, cpu: &Cpu, gfn: u64, mfn: u32) -> bool {
+        let me = self.me();
+        let maps_it = |leaf: u64| leaf & PRESENT != 0 && leaf >> 12 == u64::from(mfn);
+        me.p2m_lock.lock(cpu);
+        let mut good = Self::lookup(me, gfn).is_some_and(maps_it);
         if good {
-            leaf.store(new, Ordering::Release);
+            me.p2m_lock.lock(cpu);
+            good = Self::lookup(me, gfn).is_some_and(maps_it) && Self::write_leaf(me, gfn, 0);
+            me.p2m_lock.unlock(cpu);
         }
         me.p2m_lock.unlock(cpu);
         good
+    }
+
+    #[inline(never)]
+    fn lookup(me: &Domain, gfn: u64) -> Option<u64> {
+        Some(me.p2m.leaf(gfn)?.load(Ordering::Relaxed))
+    }
+
+    /// Writers hold the lock; the processor reads beside them, so it is one store.
+    #[inline(never)]
+    fn write_leaf(me: &Domain, gfn: u64, new: u64) -> bool {
+        me.p2m.leaf(gfn).is_some_and(|leaf| {
+            leaf.store(new, Ordering::Release);
+            true
+        })
     }
 
     #[inline(never)]
@@ -86,11 +115,17 @@ impl Xen<'_> {
                 return Err(bad);
             }
         };
-        let typed = readonly || self.pages[mfn as usize].get_writable();
-        let gfn = usize::try_from(op.host_addr >> 12).unwrap_or(usize::MAX);
-        if !typed || !self.set_leaf(cpu, gfn, u64::from(mfn) << 12 | PRESENT, None) {
+        // The frame is looked up a second time, by its number, and its owner compared.
+        let page = &self.pages[mfn as usize];
+        let again = page.get(rd.id);
+        let typed = again && (readonly || page.get_writable());
+        let entered = typed && self.enter_leaf(cpu, op.host_addr >> 12, u64::from(mfn) << 12 | PRESENT);
+        if again {
+            page.put();
+        }
+        if !entered {
             if typed && !readonly {
-                self.pages[mfn as usize].put_writable();
+                page.put_writable();
             }
             self.release_for_copy(cpu, rd, op.gref, readonly);
             self.pages[mfn as usize].put();
@@ -163,8 +198,7 @@ impl Xen<'_> {
             Err(Status::BadHandle)
         } else {
             let mfn = act.mfn.load(Ordering::Relaxed);
-            let gfn = usize::try_from(op.host_addr >> 12).unwrap_or(usize::MAX);
-            if self.set_leaf(cpu, gfn, 0, Some(mfn)) {
+            if self.clear_leaf(cpu, op.host_addr >> 12, mfn) {
                 mt.flags.store(flags & !HOST, Ordering::Relaxed);
                 Ok(Undone { domain: rd, gref, handle: op.handle, readonly: flags & READONLY != 0 })
             } else {

@@ -36,8 +36,8 @@ pub(super) struct Maptrack {
 }
 
 impl Maptrack {
-    pub(super) fn new(max_pages: usize, vcpus: usize) -> Self {
-        let vcpu = |_| {
+    pub(super) fn new(max_pages: usize, vcpus: u32) -> Self {
+        let vcpu = |_: u32| {
             CachePadded::new(Vcpu {
                 lock: TicketLock::new(),
                 head: AtomicU32::new(TAIL),

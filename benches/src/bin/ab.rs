@@ -1,14 +1,17 @@
 //! The A/B runner: ours against Xen's algorithm, in turns, every answer verified.
 
 use anyhow::{Context, Result, bail, ensure};
-use benches::ab::{self, Row};
+use benches::ab::{self, Counters, Row};
 use benches::baseline::Xen;
+use benches::counters::Counting;
 use benches::ours::Ours;
+use benches::placement::Placement;
 use benches::workload::{self, Player, Seat, Workload};
 use benches::{engine, handles};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use copy_engine::Choice;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
 /// Play the workloads on our grant tables and on Xen's algorithm, in turns, in this process. Every byte
@@ -18,43 +21,96 @@ struct Args {
     /// Only rows whose names contain this
     #[arg(long, default_value = "")]
     filter: String,
-    /// Timed samples per row and player
-    #[arg(long, default_value_t = 301)]
-    samples: usize,
-    /// Also with two threads, each with its own references and both with the same
+    /// Fewer samples: wider intervals, under 50 seconds in all on two idle cores
     #[arg(long)]
-    threads: bool,
+    quick: bool,
+    /// Timed samples per row and player
+    #[arg(long, default_value_t = 301, conflicts_with = "quick")]
+    samples: usize,
     /// Write the rows here, as a JSON array
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
 const UNIT: &str = "ns/element";
+const QUICK_SAMPLES: usize = 61;
+/// Points of sweeps, of which there are many, get a share of the samples; so do rounds that take long.
+const SWEPT: usize = 5;
+/// Rounds counted by the processor's counters.
+const COUNTED: u32 = 200;
+
+/// One row to measure.
+enum Job {
+    Alone(Workload),
+    Together(Workload, &'static str, Seat),
+    Handles(handles::Case),
+}
+
+impl Job {
+    fn name(&self) -> String {
+        match self {
+            Self::Alone(w) => w.name.clone(),
+            Self::Together(w, suffix, _) => format!("{}.{suffix}", w.name),
+            Self::Handles(case) => case.name.clone(),
+        }
+    }
+}
+
+fn jobs(two: bool) -> Result<Vec<Job>> {
+    let all = workload::all()?;
+    let mut jobs = Vec::new();
+    for w in all {
+        // A player that calls from two CPUs leaves none for the other.
+        let threads = two && w.threads && w.step.iter().all(|s| s.cpu == 0);
+        jobs.push(Job::Alone(w.clone()));
+        if threads {
+            jobs.push(Job::Together(w.clone(), "threads2.own", Seat::OWN_GREFS));
+            jobs.push(Job::Together(w, "threads2.same", Seat::SAME_GREFS));
+        }
+    }
+    jobs.extend(handles::cases().into_iter().map(Job::Handles));
+    Ok(jobs)
+}
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(args.samples > 0, "at least one sample");
-    let cpus = std::thread::available_parallelism()?.get();
-    ensure!(!args.threads || cpus > 1, "--threads needs two processors, there is {cpus}");
-    let mut rows = Vec::new();
-    for w in workload::all()?.iter().filter(|w| w.name.contains(&args.filter)) {
-        rows.push(alone(w, args.samples).with_context(|| w.name.clone())?);
+    let samples = if args.quick { QUICK_SAMPLES } else { args.samples };
+    ensure!(samples > 0, "at least one sample");
+    let cpus = Placement::now()?.two();
+    if cpus.is_none() {
+        eprintln!("one processor only: the rows of two threads are left out");
     }
-    if args.threads {
-        for w in workload::all()?.iter().filter(|w| w.name.contains(&args.filter)) {
-            // A player that calls from two CPUs leaves none for the other.
-            if w.step.iter().all(|s| s.cpu == 0) {
-                for (suffix, seat) in
-                    [("2 threads", Seat::OWN_GREFS), ("2 threads, same grefs", Seat::SAME_GREFS)]
-                {
-                    let name = format!("{}, {suffix}", w.name);
-                    rows.push(together(w, &name, seat, args.samples).context(name)?);
-                }
-            }
+    let mut counting = match Counting::new() {
+        Ok(counting) => Some(counting),
+        Err(why) => {
+            eprintln!("no performance counters here ({why}): cycles and misses per element are left out");
+            None
         }
+    };
+    let mut jobs = jobs(cpus.is_some())?;
+    jobs.retain(|job| job.name().contains(&args.filter));
+    ensure!(!jobs.is_empty(), "no row is called like {:?}", args.filter);
+    let bar = ProgressBar::new(jobs.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len}  {elapsed}  {msg}")?);
+    let mut rows = Vec::new();
+    for job in &jobs {
+        let name = job.name();
+        bar.set_message(name.clone());
+        let row = match (job, cpus) {
+            (Job::Alone(w), _) => alone(w, samples, counting.as_mut()),
+            (Job::Together(w, _, seat), Some(cpus)) => together(w, &name, *seat, cpus, samples),
+            (Job::Together(..), None) => bail!("{name} needs two processors"),
+            (Job::Handles(case), _) => Ok(handles::row(case, samples)),
+        };
+        rows.push(row.with_context(|| name.clone())?);
+        bar.inc(1);
     }
-    rows.extend(handles::rows(&args.filter, args.samples));
+    bar.finish_and_clear();
     println!("{}", table(&rows));
+    let disturbed = rows.iter().filter(|r| r.clean < r.samples).count();
+    if disturbed > 0 {
+        eprintln!("{disturbed} of {} rows are of disturbed samples: the machine had other work", rows.len());
+    }
     if let Some(path) = args.json {
         let text = serde_json::to_string_pretty(&rows)?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -62,16 +118,25 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn alone(w: &Workload, samples: usize) -> Result<Row> {
-    let machine = engine::machine();
+fn alone(w: &Workload, samples: usize, counting: Option<&mut Counting>) -> Result<Row> {
+    let machine = engine::machine(w.shape());
     let (ours, xen) = (Ours::new(&machine, Choice::Auto), Xen::new(&machine));
-    let (mut a, mut b) = (Player::new(w, Seat::ALONE)?, Player::new(w, Seat::ALONE)?);
+    let mut a = Player::new(w, Seat::ALONE, &machine)?;
+    let mut b = Player::new(w, Seat::ALONE, &machine)?;
     let verify = |a: &mut Player, b: &mut Player, seed| {
         a.verified_round(&ours, &machine, seed).and_then(|()| b.verified_round(&xen, &machine, seed))
     };
     verify(&mut a, &mut b, 1)?;
     let elements = a.elements();
-    let row = ab::compare(&w.name, UNIT, elements, samples, || a.round(&ours), || b.round(&xen));
+    // A round of the largest takes tens of milliseconds.
+    let samples = if w.swept || elements > 10_000 { samples.div_ceil(SWEPT) } else { samples };
+    let mut row = ab::compare(&w.name, UNIT, elements, samples, || a.round(&ours), || b.round(&xen));
+    if let Some(counting) = counting {
+        row.counters = Some(Counters {
+            ours: counting.of(COUNTED, elements, || a.round(&ours))?,
+            peer: counting.of(COUNTED, elements, || b.round(&xen))?,
+        });
+    }
     a.statuses_good::<Ours<'_>>()?;
     b.statuses_good::<Xen<'_>>()?;
     verify(&mut a, &mut b, 2)?;
@@ -79,12 +144,12 @@ fn alone(w: &Workload, samples: usize) -> Result<Row> {
 }
 
 /// Two threads of each: the second in `seat`.
-fn together(w: &Workload, name: &str, seat: Seat, samples: usize) -> Result<Row> {
-    let machine = engine::machine();
+fn together(w: &Workload, name: &str, seat: Seat, cpus: [usize; 2], samples: usize) -> Result<Row> {
+    let machine = engine::machine(w.shape());
     let (ours, xen) = (Ours::new(&machine, Choice::Auto), Xen::new(&machine));
     let seats = [Seat::ALONE, seat];
-    let mut a = seats.map(|seat| Player::new(w, seat));
-    let mut b = seats.map(|seat| Player::new(w, seat));
+    let mut a = seats.map(|seat| Player::new(w, seat, &machine));
+    let mut b = seats.map(|seat| Player::new(w, seat, &machine));
     let ([Ok(a0), Ok(a1)], [Ok(b0), Ok(b1)]) = (&mut a, &mut b) else {
         bail!("does not fit the machine twice");
     };
@@ -94,6 +159,7 @@ fn together(w: &Workload, name: &str, seat: Seat, samples: usize) -> Result<Row>
         UNIT,
         elements,
         samples,
+        cpus,
         [&mut || a0.round(&ours), &mut || a1.round(&ours)],
         [&mut || b0.round(&xen), &mut || b1.round(&xen)],
     );
@@ -116,7 +182,7 @@ fn table(rows: &[Row]) -> Table {
         let ci = format!("{:.2} - {:.2}", r.ratio_ci.0, r.ratio_ci.1);
         t.add_row([
             r.name.clone(),
-            r.unit.into(),
+            r.unit.clone(),
             number(r.ours),
             number(r.peer),
             format!("{:.2}", r.ratio),
