@@ -16,5 +16,6 @@ pub mod machine;
 pub mod ours;
 mod p2m;
 pub mod placement;
+pub mod report;
 pub mod stage;
 pub mod workload;

@@ -42,6 +42,36 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     speak(runner)
 }
 
+/// What `report` may be asked.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Fewer samples
+    #[arg(long)]
+    quick: bool,
+    /// Measure nothing: use these rows, which `bench --json` wrote
+    #[arg(long, value_name = "FILE", conflicts_with = "quick")]
+    rows: Option<PathBuf>,
+    /// Write here instead of results/<date>-<machine>/, and leave README alone
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// The verb `report`.
+pub fn report(args: &ReportArgs) -> Result<()> {
+    let measured = places::target().join("bench-rows.json");
+    let command = if args.quick { "cargo xtask report --quick" } else { "cargo xtask report" };
+    if args.rows.is_none() {
+        bench(&BenchArgs { quick: args.quick, filter: String::new(), json: Some(measured.clone()) })?;
+    }
+    let mut writer = program("report")?;
+    writer.arg("--rows").arg(args.rows.as_ref().unwrap_or(&measured)).args(["--command", command]);
+    writer.arg("--root").arg(places::root());
+    if let Some(out) = &args.out {
+        writer.arg("--out").arg(out);
+    }
+    speak(writer)
+}
+
 /// Builds a program of `benches`, optimised, and returns the command that starts it.
 pub fn program(name: &str) -> Result<Command> {
     let step = Step::new("Building the runner (not counted in any time)");

@@ -69,6 +69,8 @@ enum Verb {
     Profile(profile::ProfileArgs),
     /// Take guards out of the code, one by one, and see the tests of the advisories fail
     Mutate(mutate::MutateArgs),
+    /// Measure, and write tables, plots and a page to results/
+    Report(bench::ReportArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Gate(args) => gate::gate(args, cli.no_install),
         Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Mutate(args) => mutate::mutate(args).map(|_| ()),
+        Verb::Report(args) => bench::report(args),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {

@@ -1,0 +1,114 @@
+//! One page with everything in it: no script, nothing fetched.
+
+use super::plots::Plot;
+use super::{Input, Verdict, svg};
+use std::fmt::Write as _;
+
+const STYLE: &str = "body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;\
+max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;width:100%;font-size:14px}\
+th,td{border-bottom:1px solid var(--mesh);padding:.3em .5em;text-align:left;vertical-align:top}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
+pre{background:color-mix(in srgb,var(--mesh) 40%,transparent);padding:1em;overflow-x:auto}\
+.yes{color:var(--ours2);font-weight:600}.no{color:var(--peer);font-weight:600}figure{margin:2em 0}\
+figcaption{font-size:14px}";
+
+pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>Tollgate: grant tables measured</title>\
+         <style>{}{STYLE}</style></head><body>\n<h1>Tollgate: grant tables measured</h1>\n\
+         <p>Ours against Xen's algorithm in one process, in turns, every answer verified. A ratio above 1 \
+         means that ours is faster. Rows with instructions are whole hypercalls of a PVH guest in QEMU, beside \
+         Xen 4.17.7 measured by itself.</p>\n",
+        svg::variables()
+    );
+    verdict_table(&mut out, verdicts);
+    baseline(&mut out, verdicts);
+    for plot in plots {
+        let _ = write!(
+            out,
+            "<figure>{}<figcaption>{}</figcaption></figure>\n",
+            plot.inline(),
+            escape(plot.caption)
+        );
+    }
+    rows(&mut out, input);
+    let _ = write!(
+        out,
+        "<h2>Machine</h2>\n<pre>{}\nmeasured with: {}</pre>\n</body></html>\n",
+        escape(input.machine.trim_end()),
+        escape(&input.command)
+    );
+    out
+}
+
+fn verdict_table(out: &mut String, verdicts: &[Verdict]) {
+    out.push_str(
+        "<h2>Verdicts</h2>\n<table><tr><th>what</th><th class=n>ours</th><th class=n>Xen</th>\
+         <th class=n>ratio</th><th>to reach</th><th>reached</th><th class=n>facts: shipped / unhardened</th></tr>\n",
+    );
+    for v in verdicts {
+        let class = if v.reached == Some(true) { "yes" } else { "no" };
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td class=n>{}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td>\
+             <td class={class}>{}</td><td class=n>{}</td></tr>",
+            escape(&v.what),
+            v.ours,
+            v.peer,
+            v.ratio,
+            escape(&v.wanted),
+            v.word(),
+            v.facts
+        );
+    }
+    out.push_str("</table>\n");
+}
+
+/// How near the baseline lands to what it stands for.
+fn baseline(out: &mut String, verdicts: &[Verdict]) {
+    let known: Vec<_> = verdicts.iter().filter_map(|v| Some((v, v.baseline?))).collect();
+    if known.is_empty() {
+        return;
+    }
+    out.push_str(
+        "<h2>The baseline</h2>\n<p>Times of the baseline here, as a share of what Xen's own object code took, \
+         without speculation barriers, on an EPYC at 2.6 GHz. Within 25 % is what it is held to, on that \
+         machine and idle; above, it flatters us; below, it wrongs us.</p>\n<ul>\n",
+    );
+    for (v, share) in known {
+        let mark =
+            if (0.75..=1.25).contains(&share) { "" } else { " <strong class=no>(outside 25 %)</strong>" };
+        let _ = writeln!(out, "<li>{}: {:.0} %{mark}</li>", escape(&v.what), share * 100.0);
+    }
+    out.push_str("</ul>\n");
+}
+
+fn rows(out: &mut String, input: &Input) {
+    out.push_str(
+        "<h2>All rows</h2>\n<details><summary>Medians, with the 95 % interval of the ratio</summary><table>\
+         <tr><th>row</th><th>unit</th><th class=n>ours</th><th class=n>baseline</th><th class=n>ratio</th>\
+         <th class=n>95 %</th><th class=n>samples (undisturbed)</th></tr>\n",
+    );
+    for r in &input.rows {
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td class=n>{:.1}</td><td class=n>{:.1}</td><td class=n>{:.2}</td>\
+             <td class=n>{:.2} - {:.2}</td><td class=n>{} ({})</td></tr>",
+            escape(&r.name),
+            r.unit,
+            r.ours,
+            r.peer,
+            r.ratio,
+            r.ratio_ci.0,
+            r.ratio_ci.1,
+            r.samples,
+            r.clean
+        );
+    }
+    out.push_str("</table></details>\n");
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

@@ -1,0 +1,327 @@
+//! The plots, each drawn by plotters into a string.
+
+use super::svg::{self, INK, MESH, OURS, OURS2, PAPER, PEER, PEER2};
+use crate::ab::Row;
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+/// A finished picture.
+pub struct Plot {
+    /// The file's name, without its ending.
+    pub name: &'static str,
+    /// What it shows.
+    pub caption: &'static str,
+    svg: String,
+}
+
+impl Plot {
+    /// For a file of its own.
+    pub fn file(&self) -> String {
+        let style = format!("<style>{}text{{font-family:system-ui,sans-serif}}</style>", svg::variables());
+        match self.svg.split_once('>') {
+            Some((head, rest)) => format!("{head}>\n{style}{rest}"),
+            None => self.svg.clone(),
+        }
+    }
+
+    /// For a page that has the variables.
+    pub fn inline(&self) -> &str {
+        &self.svg
+    }
+}
+
+/// Axes, mesh and their words. A macro: the two charts have different types.
+macro_rules! dress {
+    ($chart:ident, $axes:ident) => {
+        $chart
+            .configure_mesh()
+            .x_desc($axes[0])
+            .y_desc($axes[1])
+            .axis_style(INK)
+            .bold_line_style(MESH)
+            .light_line_style(PAPER)
+            .label_style(("sans-serif", 14).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", 15).into_font().color(&INK))
+            .x_label_formatter(&|x| short(*x))
+            .y_label_formatter(&|y| short(*y))
+            .draw()
+            .map_err(failed)?
+    };
+}
+
+/// The lines with their points, and the legend.
+macro_rules! curves {
+    ($chart:ident, $lines:ident) => {
+        for line in $lines.iter().filter(|l| !l.points.is_empty()) {
+            let colour = line.colour;
+            $chart
+                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))
+                .map_err(failed)?
+                .label(line.label)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(3)));
+            $chart
+                .draw_series(line.points.iter().map(|&p| Circle::new(p, 3, colour.filled())))
+                .map_err(failed)?;
+        }
+        $chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(PAPER.filled())
+            .border_style(MESH)
+            .label_font(("sans-serif", 14).into_font().color(&INK))
+            .draw()
+            .map_err(failed)?
+    };
+}
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws on a sheet of that size.
+fn sheet(
+    name: &'static str,
+    caption: &'static str,
+    size: (u32, u32),
+    draw: impl FnOnce(&Area<'_>) -> Result<()>,
+) -> Result<Plot> {
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        root.fill(&PAPER).map_err(|e| anyhow!("{name}: {e}"))?;
+        draw(&root)?;
+        root.present().map_err(|e| anyhow!("{name}: {e}"))?;
+    }
+    // A view box in place of fixed measures would do as well; browsers scale both by the style sheet.
+    Ok(Plot { name, caption, svg: svg::themed(&text) })
+}
+
+/// Those plots for which there are rows.
+///
+/// # Errors
+/// If one cannot be drawn.
+pub fn all(rows: &[Row]) -> Result<Vec<Plot>> {
+    let mut plots = Vec::new();
+    let headline: Vec<&Row> = rows.iter().filter(|r| is_headline(&r.name)).collect();
+    if !headline.is_empty() {
+        plots.push(bars(&headline)?);
+    }
+    let heat: Vec<_> = rows.iter().filter_map(|r| Some((cell(&r.name)?, r.ratio))).collect();
+    if !heat.is_empty() {
+        plots.push(heat_map(&heat)?);
+    }
+    let batch = [
+        ("copy, ours", "sweep.copy_batch.", false, OURS),
+        ("copy, baseline", "sweep.copy_batch.", true, PEER),
+        ("map + unmap, ours", "sweep.map_batch.", false, OURS2),
+        ("map + unmap, baseline", "sweep.map_batch.", true, PEER2),
+    ];
+    plots.extend(lines(
+        "batch",
+        "Time per element against the elements in a hypercall: 64-byte copies, and maps with their unmaps.",
+        ["elements in a hypercall", "ns per element"],
+        &series(rows, &batch),
+    )?);
+    let fill = [
+        ("same CPU, ours", "maptrack.pair.", false, OURS),
+        ("same CPU, baseline", "maptrack.pair.", true, PEER),
+        ("freed on another CPU, ours", "maptrack.cross.", false, OURS2),
+        ("freed on another CPU, baseline", "maptrack.cross.", true, PEER2),
+    ];
+    plots.extend(lines(
+        "maptrack",
+        "A handle allocated and freed, against the handles in use.",
+        ["handles in use", "ns per pair"],
+        &series(rows, &fill),
+    )?);
+    let threads = [
+        ("own grefs, ours", "own", false, OURS),
+        ("own grefs, baseline", "own", true, PEER),
+        ("same grefs, ours", "same", false, OURS2),
+        ("same grefs, baseline", "same", true, PEER2),
+    ];
+    plots.extend(lines(
+        "threads",
+        "Time per element of each thread, measured: copies of 64 bytes, 32 to a hypercall, one granter.",
+        ["threads", "ns per element"],
+        &threads.map(|(label, grefs, peer, colour)| Line {
+            label,
+            points: scaling(rows, grefs, peer),
+            colour,
+        }),
+    )?);
+    Ok(plots)
+}
+
+/// Rows shown as bars: single operations and mixes, not points of sweeps.
+fn is_headline(name: &str) -> bool {
+    !["sweep.", "maptrack."].iter().any(|p| name.starts_with(p)) || matches!(name, "maptrack.pair.1")
+}
+
+/// Length and offset of a cell of the heat map.
+fn cell(name: &str) -> Option<(u32, u32)> {
+    let (len, offset) = name.strip_prefix("sweep.heat.")?.split_once('.')?;
+    Some((len.parse().ok()?, offset.parse().ok()?))
+}
+
+struct Line {
+    label: &'static str,
+    points: Vec<(f64, f64)>,
+    colour: RGBColor,
+}
+
+fn series(rows: &[Row], of: &[(&'static str, &str, bool, RGBColor)]) -> Vec<Line> {
+    let line = |&(label, prefix, peer, colour): &(&'static str, &str, bool, RGBColor)| {
+        let point = |r: &Row| {
+            let x = r.name.strip_prefix(prefix)?.parse().ok()?;
+            Some((x, if peer { r.peer } else { r.ours }))
+        };
+        Line { label, points: rows.iter().filter_map(point).collect(), colour }
+    };
+    of.iter().map(line).collect()
+}
+
+fn scaling(rows: &[Row], grefs: &str, peer: bool) -> Vec<(f64, f64)> {
+    let one = "copy.gref_own.b32.64";
+    let find =
+        |name: &str, x| rows.iter().find(|r| r.name == name).map(|r| (x, if peer { r.peer } else { r.ours }));
+    [find(one, 1.0), find(&format!("{one}.threads2.{grefs}"), 2.0)].into_iter().flatten().collect()
+}
+
+/// A chart of lines over a logarithmic axis, with a logarithmic height where the values span much.
+fn lines(name: &'static str, caption: &'static str, axes: [&str; 2], lines: &[Line]) -> Result<Option<Plot>> {
+    let points = || lines.iter().flat_map(|l| l.points.iter().copied());
+    if points().count() < 2 {
+        return Ok(None);
+    }
+    let last = points().map(|p| p.0).fold(1.0, f64::max);
+    let high = points().map(|p| p.1).fold(0.0, f64::max) * 1.15;
+    let low = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let plot = sheet(name, caption, (900, 460), |root| {
+        let mut chart = ChartBuilder::on(root);
+        chart.margin(16).x_label_area_size(48).y_label_area_size(72);
+        let x = (0.9..last * 1.1).log_scale();
+        // 30 times from the lowest to the highest: a straight scale would show the highest only.
+        if high > low * 30.0 {
+            let mut chart = chart.build_cartesian_2d(x, (low / 2.0..high).log_scale()).map_err(failed)?;
+            dress!(chart, axes);
+            curves!(chart, lines);
+        } else {
+            let mut chart = chart.build_cartesian_2d(x, 0.0..high).map_err(failed)?;
+            dress!(chart, axes);
+            curves!(chart, lines);
+        }
+        Ok(())
+    })?;
+    Ok(Some(plot))
+}
+
+fn failed(why: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("a plot cannot be drawn: {why}")
+}
+
+/// A number on an axis.
+fn short(x: f64) -> String {
+    if x >= 10_000.0 {
+        format!("{:.0}k", x / 1000.0)
+    } else if x >= 10.0 || x.fract().abs() < 1e-9 {
+        format!("{x:.0}")
+    } else {
+        format!("{x}")
+    }
+}
+
+fn text(root: &Area<'_>, at: (i32, i32), words: &str, colour: &RGBColor, side: HPos) -> Result<()> {
+    let style = ("sans-serif", 14).into_font().color(colour).pos(Pos::new(side, VPos::Center));
+    root.draw(&Text::new(words.to_owned(), at, style)).map_err(failed)
+}
+
+fn rectangle(root: &Area<'_>, from: (i32, i32), to: (i32, i32), colour: &RGBColor) -> Result<()> {
+    root.draw(&Rectangle::new([from, to], colour.filled())).map_err(failed)
+}
+
+/// A length in pixels.
+#[expect(clippy::cast_possible_truncation, reason = "of a picture")]
+fn pixels(x: f64) -> i32 {
+    x.round() as i32
+}
+
+const LEFT: i32 = 310;
+const LINE: i32 = 40;
+const TOP: i32 = 50;
+
+/// Two bars for each row, in nanoseconds, with the ratio behind them.
+fn bars(rows: &[&Row]) -> Result<Plot> {
+    let height = TOP + LINE * i32::try_from(rows.len())? + 20;
+    // Rows that wait for memory would dwarf the others: bars end at the edge, their figures stand inside.
+    let mut times: Vec<f64> = rows.iter().map(|r| r.ours.max(r.peer)).collect();
+    times.sort_by(f64::total_cmp);
+    let full = times[times.len() * 9 / 10].max(1.0);
+    let caption = "Medians in nanoseconds per element (per pair for handles), ours and the baseline's; behind the \
+                   bars, how many times faster ours is. The few longest bars are cut at the edge.";
+    sheet("bars", caption, (900, u32::try_from(height)?), |root| {
+        rectangle(root, (LEFT, 14), (LEFT + 14, 28), &OURS)?;
+        text(root, (LEFT + 20, 21), "ours, ns", &INK, HPos::Left)?;
+        rectangle(root, (LEFT + 110, 14), (LEFT + 124, 28), &PEER)?;
+        text(root, (LEFT + 130, 21), "baseline, ns", &INK, HPos::Left)?;
+        text(root, (885, 21), "ratio", &INK, HPos::Right)?;
+        for (i, row) in rows.iter().enumerate() {
+            let top = TOP + LINE * i32::try_from(i)?;
+            text(root, (LEFT - 10, top + 16), &row.name, &INK, HPos::Right)?;
+            for (y, value, colour) in [(top, row.ours, &OURS), (top + 17, row.peer, &PEER)] {
+                let end = LEFT + pixels((value / full).min(1.0) * 440.0).max(1);
+                rectangle(root, (LEFT, y), (end, y + 14), colour)?;
+                text(root, (end + 6, y + 8), &format!("{value:.1}"), &INK, HPos::Left)?;
+            }
+            text(root, (885, top + 16), &format!("{:.2}x", row.ratio), &INK, HPos::Right)?;
+        }
+        Ok(())
+    })
+}
+
+const DARK_TEXT: RGBColor = RGBColor(20, 20, 20);
+
+/// Ratios by length (down) and offset (across).
+fn heat_map(cells: &[((u32, u32), f64)]) -> Result<Plot> {
+    let sorted = |of: fn(&(u32, u32)) -> u32| {
+        let mut all: Vec<u32> = cells.iter().map(|c| of(&c.0)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    };
+    let (lens, offsets) = (sorted(|c| c.0), sorted(|c| c.1));
+    let height = 90 + 34 * i32::try_from(lens.len())?;
+    let caption = "How many times faster ours copies, by length (down) and by offset of the destination in its page \
+                   (across); the source begins its page. Blue: ours is faster. Red: the baseline is.";
+    sheet("heat", caption, (900, u32::try_from(height)?), |root| {
+        let width = 760 / i32::try_from(offsets.len())?;
+        text(root, (110, 20), "offset of the destination, bytes", &INK, HPos::Left)?;
+        text(root, (95, 52), "length, B", &INK, HPos::Right)?;
+        for (i, offset) in offsets.iter().enumerate() {
+            let x = 110 + width * i32::try_from(i)? + width / 2;
+            text(root, (x, 52), &offset.to_string(), &INK, HPos::Center)?;
+        }
+        for (j, len) in lens.iter().enumerate() {
+            let y = 70 + 34 * i32::try_from(j)?;
+            text(root, (95, y + 16), &len.to_string(), &INK, HPos::Right)?;
+            for (i, offset) in offsets.iter().enumerate() {
+                let x = 110 + width * i32::try_from(i)?;
+                let Some((_, ratio)) = cells.iter().find(|c| c.0 == (*len, *offset)) else { continue };
+                rectangle(root, (x, y), (x + width - 2, y + 32), &heat(*ratio))?;
+                text(root, (x + width / 2, y + 16), &format!("{ratio:.2}"), &DARK_TEXT, HPos::Center)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// White at 1, blue from there to 4 times faster, red to 4 times slower. Light enough for dark text.
+fn heat(ratio: f64) -> RGBColor {
+    let depth = (ratio.max(0.01).log2() / 2.0).clamp(-1.0, 1.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 255")]
+    let fade = |to: f64| (255.0 - (255.0 - to) * depth.abs()) as u8;
+    if depth >= 0.0 {
+        RGBColor(fade(110.0), fade(170.0), fade(235.0))
+    } else {
+        RGBColor(fade(240.0), fade(120.0), fade(110.0))
+    }
+}
