@@ -5,7 +5,8 @@
 //! which is Xen's algorithm with its locks, barriers and references. [`ab`] plays both in turns in one
 //! process, verifies every answer, and compares.
 //!
-//! Run `cargo run --release -p benches --bin ab -- --help`.
+//! `cargo xtask bench` runs the A/B runner, `cargo xtask report` writes what it measured to `results/`: [`report`]
+//! makes verdicts, plots and a page.
 
 pub mod ab;
 pub mod baseline;

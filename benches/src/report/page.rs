@@ -25,15 +25,15 @@ pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
     verdict_table(&mut out, verdicts);
     baseline(&mut out, verdicts);
     for plot in plots {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<figure>{}<figcaption>{}</figcaption></figure>\n",
+            "<figure>{}<figcaption>{}</figcaption></figure>",
             plot.inline(),
             escape(plot.caption)
         );
     }
     rows(&mut out, input);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<h2>Machine</h2>\n<pre>{}\nmeasured with: {}</pre>\n</body></html>\n",
         escape(input.machine.trim_end()),

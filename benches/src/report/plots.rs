@@ -53,7 +53,7 @@ macro_rules! dress {
 
 /// The lines with their points, and the legend.
 macro_rules! curves {
-    ($chart:ident, $lines:ident) => {
+    ($chart:ident, $lines:ident, $corner:expr) => {
         for line in $lines.iter().filter(|l| !l.points.is_empty()) {
             let colour = line.colour;
             $chart
@@ -67,7 +67,7 @@ macro_rules! curves {
         }
         $chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position($corner)
             .background_style(PAPER.filled())
             .border_style(MESH)
             .label_font(("sans-serif", 14).into_font().color(&INK))
@@ -194,8 +194,12 @@ fn lines(name: &'static str, caption: &'static str, axes: [&str; 2], lines: &[Li
         return Ok(None);
     }
     let last = points().map(|p| p.0).fold(1.0, f64::max);
-    let high = points().map(|p| p.1).fold(0.0, f64::max) * 1.15;
+    let high = points().map(|p| p.1).fold(0.0, f64::max) * 1.5;
     let low = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    // The legend stands where no line is: lines that fall leave the right corner free, others the left one.
+    let falls =
+        lines.iter().filter_map(|l| Some(l.points.first()?.1 - l.points.last()?.1)).sum::<f64>() > 0.0;
+    let corner = || if falls { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::UpperLeft };
     let plot = sheet(name, caption, (900, 460), |root| {
         let mut chart = ChartBuilder::on(root);
         chart.margin(16).x_label_area_size(48).y_label_area_size(72);
@@ -204,11 +208,11 @@ fn lines(name: &'static str, caption: &'static str, axes: [&str; 2], lines: &[Li
         if high > low * 30.0 {
             let mut chart = chart.build_cartesian_2d(x, (low / 2.0..high).log_scale()).map_err(failed)?;
             dress!(chart, axes);
-            curves!(chart, lines);
+            curves!(chart, lines, corner());
         } else {
             let mut chart = chart.build_cartesian_2d(x, 0.0..high).map_err(failed)?;
             dress!(chart, axes);
-            curves!(chart, lines);
+            curves!(chart, lines, corner());
         }
         Ok(())
     })?;
