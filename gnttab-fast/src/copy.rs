@@ -203,6 +203,7 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
         let grant = Grant::<_, false>::new(granter, gref, entry);
         let frame = match entry.active.pin(host.caller().id(), Self::PIN, &grant) {
             Ok(frame) => frame,
+            Err(status) if cfg!(feature = "only-v1") => return Err(status),
             Err(status) => self.pin_passed(host, granter, gref, entry, status)?,
         };
         self.held.push(Held { entry, key });
@@ -233,8 +234,10 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
                 Version::V2 => unmark_v2(host, held.key, bits),
             });
         }
-        for passed in &self.passed {
-            passed.release();
+        if !cfg!(feature = "only-v1") {
+            for passed in &self.passed {
+                passed.release();
+            }
         }
     }
 }

@@ -169,7 +169,7 @@ pub(crate) fn set_version<H: Host, M: GuestMemory>(
     let result = match request.version {
         1 => table.set_version(Version::V1, |gfn, mfn| caller.remove_table_frame(gfn, mfn)),
         // As before there was such an operation.
-        2 if table.policy().max_version() == Version::V1 => Err(Errno::NoSystem),
+        2 if cfg!(feature = "only-v1") || table.policy().max_version() == Version::V1 => Err(Errno::NoSystem),
         2 => table.set_version(Version::V2, |gfn, mfn| caller.remove_table_frame(gfn, mfn)),
         _ => Err(Errno::Invalid),
     };

@@ -7,6 +7,9 @@
 //! refused. A bad item is told to the caller, which prints it; the others still apply, from left to right.
 //!
 //! The host's line widens or narrows freely; a domain's line can only narrow what the host allows.
+//!
+//! A domain without `transitive` takes part in no transitive grant: it does not copy through one, pass one on,
+//! or have its own passed on.
 
 use core::fmt;
 

@@ -10,8 +10,9 @@ pub(super) const BUSY: u64 = 1 << 48;
 pub(super) const SUB_PAGE: u64 = 1 << 49;
 /// The granter's p2m lets the frame be written.
 pub(super) const WRITABLE: u64 = 1 << 50;
-/// The entry is one of a version-2 table. Set also when nobody has a pin.
-pub(super) const V2: u64 = 1 << 51;
+/// The entry is one of a version-2 table. Set also when nobody has a pin. (Never, in a build of version 1
+/// alone.)
+pub(super) const V2: u64 = if cfg!(feature = "only-v1") { 0 } else { 1 << 51 };
 /// The frame is that of another domain's entry, and each pin has its like there.
 pub(super) const TRANSITIVE: u64 = 1 << 52;
 /// The four counters: host readers, host writers, device readers, device writers. Those of devices are
