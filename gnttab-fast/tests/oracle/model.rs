@@ -88,12 +88,14 @@ pub struct Model {
     pub guests: Vec<Guest>,
     /// No frame is to be had.
     pub starved: bool,
+    /// Version switches asked for.
+    pub switches: usize,
 }
 
 impl Model {
     /// The state of a fresh machine.
     pub fn of(m: &Machine) -> Self {
-        let mut model = Self { frames: BTreeMap::new(), guests: Vec::new(), starved: false };
+        let mut model = Self { frames: BTreeMap::new(), guests: Vec::new(), starved: false, switches: 0 };
         for domain in m.domains() {
             let map: Vec<_> = (0..GFNS).map(|g| domain.at(Gfn(g))).map(|(k, mfn)| (k, mfn.0)).collect();
             let table = vec![domain.grants().shared_frame(0).unwrap().0];
