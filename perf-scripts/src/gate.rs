@@ -2,13 +2,15 @@
 //!
 //! What is measured does not depend on the machine's speed, so it can fail a build: instructions of whole
 //! hypercalls under QEMU's `-icount` ([`icount`]), instructions of the library's operations under callgrind
-//! ([`callgrind`]), and what the fast paths were compiled to ([`codegen`]). The figures that hold stand in `results/gates.toml`; a row
+//! ([`callgrind`]), the same against a build without version 2 and transitive grants ([`policy`]), and what
+//! the fast paths were compiled to ([`codegen`]). The figures that hold stand in `results/gates.toml`; a row
 //! that has grown by more than [`ALLOWED_PERCENT`] fails with a table of what changed. `--bless` writes what
 //! was measured, for a change that is worth its cost: the commit that carries the new figures says why.
 
 mod callgrind;
 mod codegen;
 pub mod icount;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -46,16 +48,19 @@ pub enum Part {
     Codegen,
     /// Rounds of the benches' workloads, by callgrind
     Callgrind,
+    /// What version 2 and transitive grants cost a table that uses neither, by callgrind
+    Policy,
 }
 
 impl Part {
-    pub const ALL: [Self; 3] = [Self::Icount, Self::Codegen, Self::Callgrind];
+    pub const ALL: [Self; 4] = [Self::Icount, Self::Codegen, Self::Callgrind, Self::Policy];
 
     fn name(self) -> &'static str {
         match self {
             Self::Icount => "icount",
             Self::Codegen => "codegen",
             Self::Callgrind => "callgrind",
+            Self::Policy => "policy",
         }
     }
 
@@ -64,7 +69,7 @@ impl Part {
         match self {
             Self::Icount => &[setup::QEMU],
             Self::Codegen => &[setup::OBJDUMP],
-            Self::Callgrind => &[setup::VALGRIND, setup::IAI_RUNNER],
+            Self::Callgrind | Self::Policy => &[setup::VALGRIND, setup::IAI_RUNNER],
         }
     }
 
@@ -75,14 +80,15 @@ impl Part {
 
     /// Part of `test --quick`.
     pub fn quick(self) -> bool {
-        self != Self::Callgrind
+        !matches!(self, Self::Callgrind | Self::Policy)
     }
 
     fn measure(self) -> Result<Rows> {
         match self {
             Self::Icount => icount::measure(&image::build(&ImageArgs::default())?),
             Self::Codegen => codegen::measure(&image::build(&ImageArgs::default())?.image),
-            Self::Callgrind => callgrind::measure(),
+            Self::Callgrind => callgrind::measure(&[]),
+            Self::Policy => policy::measure(),
         }
     }
 }

@@ -18,11 +18,12 @@ const LIMIT: Duration = Duration::from_secs(1500);
 /// The group of benchmarks that is gated.
 const OURS: &str = "ours";
 
-/// Builds and runs them.
-pub fn measure() -> Result<Rows> {
+/// Builds them with `features` and runs them.
+pub fn measure(features: &[&str]) -> Result<Rows> {
     let mut command = places::cargo();
-    command.args(["bench", "--locked", "-p", "benches", "--bench", "callgrind", "--"]);
-    command.arg("--output-format=json");
+    command.args(["bench", "--locked", "-p", "benches", "--bench", "callgrind"]);
+    command.args(features.iter().flat_map(|feature| ["--features", *feature]));
+    command.args(["--", "--output-format=json"]);
     let done = run(&mut command, &Step::new("Counting instructions of the library's operations"), LIMIT)?;
     if !done.status.success() {
         return Err(stop(Exit::Failed, format!("the callgrind benches failed\n{}", done.tail(15))));
