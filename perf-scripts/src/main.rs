@@ -13,6 +13,7 @@ mod capture;
 mod conformance;
 mod docs;
 mod failure;
+mod fuzz;
 mod gate;
 mod image;
 mod linux;
@@ -71,6 +72,8 @@ enum Verb {
     Mutate(mutate::MutateArgs),
     /// Measure, and write tables, plots and a page to results/
     Report(bench::ReportArgs),
+    /// Fuzz the hypercalls, the command lines and the kernel loader
+    Fuzz(fuzz::FuzzArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
     Test(test::TestArgs),
 }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Mutate(args) => mutate::mutate(args).map(|_| ()),
         Verb::Report(args) => bench::report(args),
+        Verb::Fuzz(args) => fuzz::fuzz(args),
         Verb::Test(args) => test::test(args, cli.no_install),
     };
     match done {
