@@ -226,7 +226,7 @@ fn copy_of(peer: u16, buffer: u64, page: usize) -> Copy {
     let side = |offset| Side::Granted { dom: peer, gref: FIRST + u32::try_from(page).unwrap_or(0), offset };
     match page {
         0 => grants::copy_request(Side::Own(buffer), side(0), 4),
-        _ if page % 2 == 0 => grants::copy_request(Side::Own(buffer + 8), side(8), 48),
+        _ if page.is_multiple_of(2) => grants::copy_request(Side::Own(buffer + 8), side(8), 48),
         _ => grants::copy_request(side(0), Side::Own(buffer + 2048), 1024),
     }
 }
