@@ -27,7 +27,7 @@ use crate::abi::{self, compat, copy_flags};
 use crate::active::{Frame, Pin};
 use crate::args::Args;
 use crate::grant::{Grant, Granter};
-use crate::host::{Batch, Domain, Fault, GuestMemory, Host};
+use crate::host::{Batch, Domain, Domains, Fault, GuestMemory, Host};
 use crate::op::Progress;
 use crate::policy::Version;
 use crate::status::Status;
@@ -131,21 +131,18 @@ struct Claims<'h, H: Host, const WRITES: bool> {
     last: Key,
     frame: Frame,
     held: ArrayVec<Held<'h>, BLOCK>,
-    /// Pins that go with pins of transitive entries.
-    passed: ArrayVec<Passed<'h, H::Domain>, BLOCK>,
+    host: &'h H,
 }
+
+/// Pins that go with pins of transitive entries, of both sides.
+type PassedPins<'h, H> = ArrayVec<Passed<'h, <H as Domains>::Domain>, { 2 * BLOCK }>;
 
 impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
     const PIN: Pin = Pin::for_access(WRITES);
 
     #[inline(always)]
-    fn new() -> Self {
-        Self {
-            last: Key::NONE,
-            frame: Frame::whole(Mfn(0)),
-            held: ArrayVec::new_const(),
-            passed: ArrayVec::new_const(),
-        }
+    fn new(host: &'h H) -> Self {
+        Self { last: Key::NONE, frame: Frame::whole(Mfn(0)), held: ArrayVec::new_const(), host }
     }
 
     /// The domain whose reference a side names, or `None` if it names a frame of the caller's.
@@ -168,7 +165,12 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
 
     /// The frame of a side, pinned or translated.
     #[inline(always)]
-    fn claim(&mut self, host: &'h H, granter: Option<&'h H::Domain>, side: &Side) -> Result<Frame, Status> {
+    fn claim(
+        &mut self,
+        granter: Option<&'h H::Domain>,
+        side: &Side,
+        passed: &mut PassedPins<'h, H>,
+    ) -> Result<Frame, Status> {
         let key = match granter {
             // A reference is the low half of the union; the rest of it may be anything.
             Some(_) => Key::gref(side.domid, Gref(abi::low32(side.u))),
@@ -180,8 +182,8 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
             return Ok(self.frame);
         }
         let frame = match granter {
-            None => Self::own_frame(host, Gfn(side.u))?,
-            Some(granter) => self.pin(host, granter, key)?,
+            None => Self::own_frame(self.host, Gfn(side.u))?,
+            Some(granter) => self.pin(granter, key, passed)?,
         };
         self.last = key;
         self.frame = frame;
@@ -197,14 +199,19 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
     }
 
     #[inline(always)]
-    fn pin(&mut self, host: &'h H, granter: &'h H::Domain, key: Key) -> Result<Frame, Status> {
+    fn pin(
+        &mut self,
+        granter: &'h H::Domain,
+        key: Key,
+        passed: &mut PassedPins<'h, H>,
+    ) -> Result<Frame, Status> {
         let gref = Gref(abi::low32(key.0));
         let entry = granter.grants().entry(gref).ok_or(Status::BadGntref)?;
         let grant = Grant::<_, false>::new(granter, gref, entry);
-        let frame = match entry.active.pin(host.caller().id(), Self::PIN, &grant) {
+        let frame = match entry.active.pin(self.host.caller().id(), Self::PIN, &grant) {
             Ok(frame) => frame,
             Err(status) if cfg!(feature = "only-v1") => return Err(status),
-            Err(status) => self.pin_passed(host, granter, gref, entry, status)?,
+            Err(status) => Self::pin_passed(self.host, granter, gref, entry, status, passed)?,
         };
         self.held.push(Held { entry, key });
         Ok(frame)
@@ -214,30 +221,25 @@ impl<'h, H: Host, const WRITES: bool> Claims<'h, H, WRITES> {
     #[cold]
     #[inline(never)]
     fn pin_passed(
-        &mut self,
         host: &'h H,
         granter: &'h H::Domain,
         gref: Gref,
         entry: Entry<'h>,
         status: Status,
+        passed: &mut PassedPins<'h, H>,
     ) -> Result<Frame, Status> {
-        let (frame, passed) = transitive::pin(host, granter, gref, entry, Self::PIN, status)?;
-        self.passed.push(passed);
+        let (frame, pin) = transitive::pin(host, granter, gref, entry, Self::PIN, status)?;
+        passed.push(pin);
         Ok(frame)
     }
 
     #[inline(always)]
-    fn release(&self, host: &'h H) {
+    fn release(&self) {
         for held in &self.held {
             held.entry.active.unpin(Self::PIN, |version, bits| match version {
                 Version::V1 => held.entry.shared.unmark(bits),
-                Version::V2 => unmark_v2(host, held.key, bits),
+                Version::V2 => unmark_v2(self.host, held.key, bits),
             });
-        }
-        if !cfg!(feature = "only-v1") {
-            for passed in &self.passed {
-                passed.release();
-            }
         }
     }
 }
@@ -265,6 +267,7 @@ struct Plan<'h, H: Host> {
     host: &'h H,
     sources: Claims<'h, H, false>,
     dests: Claims<'h, H, true>,
+    passed: PassedPins<'h, H>,
     segments: ArrayVec<Segment, BLOCK>,
     /// Of the elements that were planned; what lies behind them is okay.
     statuses: [Status; BLOCK],
@@ -275,8 +278,9 @@ impl<'h, H: Host> Plan<'h, H> {
     fn new(host: &'h H) -> Self {
         Self {
             host,
-            sources: Claims::new(),
-            dests: Claims::new(),
+            sources: Claims::new(host),
+            dests: Claims::new(host),
+            passed: ArrayVec::new_const(),
             segments: ArrayVec::new_const(),
             statuses: [Status::Okay; BLOCK],
         }
@@ -312,8 +316,8 @@ impl<'h, H: Host> Plan<'h, H> {
         let to_gref = flags & copy_flags::DEST_GREF != 0;
         let granter = Claims::<'h, H, false>::granter(host, &source, from_gref, sources)?;
         let receiver = Claims::<'h, H, true>::granter(host, &dest, to_gref, dests)?;
-        let source_frame = self.sources.claim(host, granter, &source)?;
-        let dest_frame = self.dests.claim(host, receiver, &dest)?;
+        let source_frame = self.sources.claim(granter, &source, &mut self.passed)?;
+        let dest_frame = self.dests.claim(receiver, &dest, &mut self.passed)?;
 
         let (len, from, to) = (usize::from(len), usize::from(source.offset), usize::from(dest.offset));
         let far = from.max(to);
@@ -337,8 +341,21 @@ impl<'h, H: Host> Plan<'h, H> {
         if !self.segments.is_empty() {
             self.host.copy(Batch::new(&self.segments));
         }
-        self.sources.release(self.host);
-        self.dests.release(self.host);
+        self.sources.release();
+        self.dests.release();
+        if !cfg!(feature = "only-v1") && !self.passed.is_empty() {
+            self.release_passed();
+        }
+    }
+}
+
+impl<H: Host> Plan<'_, H> {
+    #[cold]
+    #[inline(never)]
+    fn release_passed(&mut self) {
+        for passed in &self.passed {
+            passed.release();
+        }
     }
 }
 
