@@ -100,7 +100,7 @@ impl fmt::Display for Part {
 }
 
 /// Counts by name, in the order they were measured.
-type Rows = Vec<(String, u64)>;
+pub type Rows = Vec<(String, u64)>;
 /// The counts that hold, by part and name.
 type Held = BTreeMap<String, BTreeMap<String, u64>>;
 

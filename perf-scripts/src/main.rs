@@ -28,6 +28,8 @@ mod run;
 mod setup;
 mod symbols;
 mod test;
+mod versus_xen;
+mod xen;
 
 use std::process::ExitCode;
 
@@ -72,6 +74,8 @@ enum Verb {
     Mutate(mutate::MutateArgs),
     /// Measure, and write tables, plots and a page to results/
     Report(bench::ReportArgs),
+    /// The same guests and the same work on Tollgate and on Debian's Xen, in turns
+    VersusXen(versus_xen::VersusXenArgs),
     /// Fuzz the hypercalls, the command lines and the kernel loader
     Fuzz(fuzz::FuzzArgs),
     /// What CI runs: fmt, clippy, host tests, loom, image, audit, boots
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Verb::Profile(args) => profile::profile(args, cli.no_install),
         Verb::Mutate(args) => mutate::mutate(args).map(|_| ()),
         Verb::Report(args) => bench::report(args),
+        Verb::VersusXen(args) => versus_xen::versus_xen(args, cli.no_install),
         Verb::Fuzz(args) => fuzz::fuzz(args),
         Verb::Test(args) => test::test(args, cli.no_install),
     };

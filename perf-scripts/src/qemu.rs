@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
+use crate::places;
 use crate::process::{Event, Job, Stream};
 use crate::symbols::Symbols;
 
@@ -133,6 +134,26 @@ impl Machine {
             command.args(["-initrd", &initrd(&self.modules)]);
         }
         command
+    }
+}
+
+impl Machine {
+    /// The command, for people who want to repeat a boot: files below cargo's target directory are named
+    /// from there, the control socket is left out.
+    pub fn told(&self) -> String {
+        let command = self.command(Path::new(""));
+        let target = format!("{}/", places::target().display());
+        let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+        let mut arguments = command.get_args();
+        while let Some(word) = arguments.next() {
+            if word == "-qmp" {
+                arguments.next();
+                continue;
+            }
+            let word = word.to_string_lossy().replace(&target, "target/");
+            words.push(if word.contains(char::is_whitespace) { format!("'{word}'") } else { word });
+        }
+        words.join(" ")
     }
 }
 
@@ -430,5 +451,12 @@ mod tests {
         assert!(line.contains("-accel tcg -cpu max -m 512 -smp 4"), "{line}");
         assert!(line.contains("-icount shift=0,sleep=off"), "{line}");
         assert!(!line.contains("-append") && !line.contains("-initrd"), "{line}");
+        machine.modules = vec![Module::new(places::target().join("boot/bench"), "domain=a -- b")];
+        let told = machine.told();
+        assert!(told.starts_with("qemu-system-x86_64 -accel tcg"), "{told}");
+        assert!(
+            told.ends_with("-initrd 'target/boot/bench domain=a -- b'") && !told.contains("qmp"),
+            "{told}"
+        );
     }
 }

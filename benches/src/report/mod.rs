@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
 
+pub use plots::{Bar, Bars, Plot};
 pub use verdict::{Verdict, verdicts};
 
 /// What a report is made of.

@@ -103,7 +103,7 @@ pub fn all(rows: &[Row]) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     let headline: Vec<&Row> = rows.iter().filter(|r| is_headline(&r.name)).collect();
     if !headline.is_empty() {
-        plots.push(bars(&headline)?);
+        plots.push(self::headline(&headline)?);
     }
     let heat: Vec<_> = rows.iter().filter_map(|r| Some((cell(&r.name)?, r.ratio))).collect();
     if !heat.is_empty() {
@@ -253,33 +253,77 @@ const LEFT: i32 = 310;
 const LINE: i32 = 40;
 const TOP: i32 = 50;
 
-/// Two bars for each row, in nanoseconds, with the ratio behind them.
-fn bars(rows: &[&Row]) -> Result<Plot> {
-    let height = TOP + LINE * i32::try_from(rows.len())? + 20;
-    // Rows that wait for memory would dwarf the others: bars end at the edge, their figures stand inside.
-    let mut times: Vec<f64> = rows.iter().map(|r| r.ours.max(r.peer)).collect();
-    times.sort_by(f64::total_cmp);
-    let full = times[times.len() * 9 / 10].max(1.0);
-    let caption = "Medians in nanoseconds per element (per pair for handles), ours and the baseline's; behind the \
-                   bars, how many times faster ours is. The few longest bars are cut at the edge.";
-    sheet("bars", caption, (900, u32::try_from(height)?), |root| {
-        rectangle(root, (LEFT, 14), (LEFT + 14, 28), &OURS)?;
-        text(root, (LEFT + 20, 21), "ours, ns", &INK, HPos::Left)?;
-        rectangle(root, (LEFT + 110, 14), (LEFT + 124, 28), &PEER)?;
-        text(root, (LEFT + 130, 21), "baseline, ns", &INK, HPos::Left)?;
-        text(root, (885, 21), "ratio", &INK, HPos::Right)?;
-        for (i, row) in rows.iter().enumerate() {
-            let top = TOP + LINE * i32::try_from(i)?;
-            text(root, (LEFT - 10, top + 16), &row.name, &INK, HPos::Right)?;
-            for (y, value, colour) in [(top, row.ours, &OURS), (top + 17, row.peer, &PEER)] {
-                let end = LEFT + pixels((value / full).min(1.0) * 440.0).max(1);
-                rectangle(root, (LEFT, y), (end, y + 14), colour)?;
-                text(root, (end + 6, y + 8), &format!("{value:.1}"), &INK, HPos::Left)?;
+/// Two bars for each row, with the ratio behind them.
+pub struct Bars<'a> {
+    /// The file's name, without its ending.
+    pub name: &'static str,
+    /// What it shows.
+    pub caption: &'static str,
+    /// Words for our figures and the other's, with their unit.
+    pub legend: [&'a str; 2],
+    /// Digits after the point.
+    pub digits: usize,
+}
+
+/// A row of [`Bars`].
+pub struct Bar<'a> {
+    /// What was measured.
+    pub name: &'a str,
+    /// Ours.
+    pub ours: f64,
+    /// The other's.
+    pub peer: f64,
+    /// How many times better ours is.
+    pub ratio: f64,
+}
+
+/// The headline rows, in nanoseconds.
+fn headline(rows: &[&Row]) -> Result<Plot> {
+    let bars = Bars {
+        name: "bars",
+        caption: "Medians in nanoseconds per element (per pair for handles), ours and the baseline's; behind the \
+                  bars, how many times faster ours is. The few longest bars are cut at the edge.",
+        legend: ["ours, ns", "baseline, ns"],
+        digits: 1,
+    };
+    let drawn: Vec<_> = rows
+        .iter()
+        .map(|row| Bar { name: &row.name, ours: row.ours, peer: row.peer, ratio: row.ratio })
+        .collect();
+    bars.draw(&drawn)
+}
+
+impl Bars<'_> {
+    /// Draws the rows, in their order.
+    ///
+    /// # Errors
+    /// If the picture cannot be drawn.
+    pub fn draw(&self, rows: &[Bar<'_>]) -> Result<Plot> {
+        let height = TOP + LINE * i32::try_from(rows.len())? + 20;
+        // Rows that wait for memory would dwarf the others: bars end at the edge, their figures stand inside.
+        let mut values: Vec<f64> = rows.iter().map(|r| r.ours.max(r.peer)).collect();
+        values.sort_by(f64::total_cmp);
+        let full = values.get(values.len() * 9 / 10).map_or(1.0, |full| full.max(f64::MIN_POSITIVE));
+        sheet(self.name, self.caption, (900, u32::try_from(height)?), |root| {
+            for ((words, colour), x) in self.legend.iter().zip([&OURS, &PEER]).zip([LEFT, LEFT + 220]) {
+                rectangle(root, (x, 14), (x + 14, 28), colour)?;
+                text(root, (x + 20, 21), words, &INK, HPos::Left)?;
             }
-            text(root, (885, top + 16), &format!("{:.2}x", row.ratio), &INK, HPos::Right)?;
-        }
-        Ok(())
-    })
+            text(root, (885, 21), "ratio", &INK, HPos::Right)?;
+            for (i, row) in rows.iter().enumerate() {
+                let top = TOP + LINE * i32::try_from(i)?;
+                text(root, (LEFT - 10, top + 16), row.name, &INK, HPos::Right)?;
+                for (y, value, colour) in [(top, row.ours, &OURS), (top + 17, row.peer, &PEER)] {
+                    let end = LEFT + pixels((value / full).min(1.0) * 440.0).max(1);
+                    rectangle(root, (LEFT, y), (end, y + 14), colour)?;
+                    let value = format!("{value:.*}", self.digits);
+                    text(root, (end + 6, y + 8), &value, &INK, HPos::Left)?;
+                }
+                text(root, (885, top + 16), &format!("{:.2}x", row.ratio), &INK, HPos::Right)?;
+            }
+            Ok(())
+        })
+    }
 }
 
 const DARK_TEXT: RGBColor = RGBColor(20, 20, 20);

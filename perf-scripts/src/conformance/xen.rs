@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -12,12 +12,7 @@ use super::{column, guest_of};
 use crate::failure::{Exit, stop};
 use crate::image::Artefacts;
 use crate::places;
-use crate::progress::Step;
-use crate::qemu::{Machine, Module};
-use crate::setup;
-
-const PACKAGE: &str = "xen-hypervisor-4.17-amd64";
-const NAME: &str = "Xen 4.17";
+use crate::xen::{self, NAME, PACKAGE};
 
 /// Where the column for machines without the package is kept.
 pub fn recorded_path() -> PathBuf {
@@ -36,7 +31,7 @@ impl Reference {
     /// The real one where it can be had.
     pub fn choose(recorded: bool, no_install: bool) -> Result<Self> {
         if !recorded {
-            match unpacked(no_install) {
+            match xen::hypervisor(no_install) {
                 Ok((image, version)) => return Ok(Self::Real { image, version }),
                 Err(why) => eprintln!("no {PACKAGE} here ({why:#}); comparing with the recorded column"),
             }
@@ -59,7 +54,11 @@ impl Reference {
         match self {
             Self::Real { image, .. } => {
                 let words = if policy.is_empty() { String::new() } else { format!(", gnttab={policy}") };
-                column(machine(image, made, width, policy)?, &format!("{NAME}, {width}-bit{words}"))
+                let mut machine = xen::with_pvh_dom0(image, made.guest(guest_of(width))?);
+                if !policy.is_empty() {
+                    machine.cmdline.push_str(&format!(" gnttab={policy}"));
+                }
+                column(machine, &format!("{NAME}, {width}-bit{words}"))
             }
             Self::Recorded(record) => recorded(record, width, policy).with_context(|| {
                 format!(
@@ -111,52 +110,6 @@ fn recorded(record: &Value, width: u8, policy: &str) -> Option<Column> {
     }
     let text = |(case, value): (String, Value)| Some((case, value.as_str()?.to_owned()));
     Some(Column::new(cases.into_iter().map(text).collect::<Option<_>>()?))
-}
-
-/// Xen with a guest of ours as its PVH dom0. It needs an IOMMU for that, and QEMU's own faults are gone
-/// round: TCG reports an intercepted RDTSCP as RDTSC, which Xen then does not emulate.
-fn machine(image: &Path, made: &Artefacts, width: u8, policy: &str) -> Result<Machine> {
-    let mut machine = Machine::new(image);
-    machine.devices = ["-machine", "q35", "-device", "intel-iommu,intremap=on"].map(str::to_owned).to_vec();
-    machine.cpu_model = Some("max,-la57,-pku,-rdtscp".to_owned());
-    machine.mem_mib = 1024;
-    // Its own lines could tear the guest's.
-    machine.cmdline = "console=com1 loglvl=warning guest_loglvl=none noreboot dom0=pvh dom0_mem=512M \
-                       dom0_max_vcpus=1 iommu=no-sharept"
-        .to_owned();
-    if !policy.is_empty() {
-        machine.cmdline.push_str(&format!(" gnttab={policy}"));
-    }
-    machine.modules.push(Module::new(made.guest(guest_of(width))?, ""));
-    Ok(machine)
-}
-
-/// The hypervisor out of its package, which is downloaded if need be and not installed; and its version.
-fn unpacked(no_install: bool) -> Result<(PathBuf, String)> {
-    let dir = places::target().join("xen");
-    if let Some(found) = find(&dir) {
-        return Ok(found);
-    }
-    anyhow::ensure!(!no_install, "--no-install");
-    let step = Step::new(format!("Downloading {PACKAGE}"));
-    let package = setup::download(PACKAGE, &dir, &step)?;
-    let succeed = |command: &mut std::process::Command| {
-        let done = crate::process::run(command, &step, setup::INSTALL_LIMIT)?;
-        anyhow::ensure!(done.status.success(), "{}", done.tail(2));
-        Ok(())
-    };
-    succeed(std::process::Command::new("dpkg-deb").arg("-x").arg(&package).arg(&dir))?;
-    let boot = dir.join("boot");
-    succeed(std::process::Command::new("gzip").args(["-d", "-f"]).arg(boot.join("xen-4.17-amd64.gz")))?;
-    find(&dir).context("the package holds no boot/xen-4.17-amd64.gz")
-}
-
-/// What was unpacked before: the file, and the version in the package's name.
-fn find(dir: &Path) -> Option<(PathBuf, String)> {
-    let image = Some(dir.join("boot/xen-4.17-amd64")).filter(|image| image.is_file())?;
-    let package = setup::downloaded(PACKAGE, dir)?;
-    let version = package.file_stem()?.to_str()?.split('_').nth(1)?.to_owned();
-    Some((image, version))
 }
 
 #[cfg(test)]

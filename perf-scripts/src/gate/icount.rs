@@ -13,7 +13,8 @@ use crate::image::Artefacts;
 use crate::progress::Step;
 use crate::qemu::{self, Ending, Machine, Module, Next};
 
-const LIMIT: Duration = Duration::from_secs(240);
+/// For one boot.
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// The machine that measures.
 pub fn machine(made: &Artefacts) -> Result<Machine> {
@@ -31,9 +32,14 @@ pub fn machine(made: &Artefacts) -> Result<Machine> {
 
 /// Boots and reads the rows.
 pub fn measure(made: &Artefacts) -> Result<Rows> {
-    let step = Step::new("Counting instructions of hypercalls");
+    read(&machine(made)?, &Step::new("Counting instructions of hypercalls"), Next::More)
+}
+
+/// Boots a machine whose guest is `bench` and reads its rows; `then`: whether the boot goes on after the last
+/// one, to its power-off.
+pub fn read(machine: &Machine, step: &Step, then: Next) -> Result<Rows> {
     let (mut rows, mut failure, mut complete) = (Rows::new(), None, false);
-    let boot = qemu::boot(&machine(made)?, |line| {
+    let boot = qemu::boot(machine, |line| {
         step.at(line.text);
         if line.text.starts_with("@fail") || qemu::is_panic(line) {
             failure = Some(line.text.to_owned());
@@ -42,7 +48,10 @@ pub fn measure(made: &Artefacts) -> Result<Rows> {
         if let Some(json) = line.text.strip_prefix("@result ") {
             match row(json) {
                 Ok(Some(row)) => rows.push(row),
-                Ok(None) => complete = true,
+                Ok(None) => {
+                    complete = true;
+                    return then;
+                }
                 Err(error) => failure = Some(format!("{json}: {error:#}")),
             }
         }
@@ -53,6 +62,7 @@ pub fn measure(made: &Artefacts) -> Result<Rows> {
     }
     match boot.ending {
         Ending::Off if complete => Ok(rows),
+        Ending::Stopped if complete && then == Next::Stop => Ok(rows),
         Ending::NoRun(why) => Err(stop(Exit::Failed, format!("QEMU did not run: {why}"))),
         Ending::Late(place) => Err(stop(Exit::Timeout, format!("bench is still running{place}"))),
         _ => Err(stop(Exit::Failed, format!("bench did not come to its end\n{}", boot.tail(10)))),

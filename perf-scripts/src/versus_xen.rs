@@ -1,0 +1,70 @@
+//! `versus-xen`: the same guests and the same work on Tollgate and on Debian's Xen 4.17, in turns.
+//!
+//! Both run in the same QEMU under `-icount shift=0,sleep=off`: guest time counts instructions there, one per
+//! nanosecond, whatever else the host does, so figures of two runs may be compared. What is compared is told by
+//! [`micro`].
+
+mod micro;
+mod record;
+mod rows;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde_json::Value;
+
+use crate::failure::{Exit, stop};
+use crate::image::{self, ImageArgs};
+use crate::progress::Step;
+use crate::{places, process, setup, xen};
+
+/// What `versus-xen` may be asked.
+#[derive(Args, Clone, Debug)]
+pub struct VersusXenArgs {
+    /// How often each side runs, in turns; the medians are compared
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+    /// Write the rows as JSON: name, unit, ours, peer, ratio (above 1: Tollgate is better)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write tables, plots and notes here instead of results/<date>-versus-xen/
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// The verb itself.
+pub fn versus_xen(args: &VersusXenArgs, no_install: bool) -> Result<()> {
+    setup::need(&[setup::QEMU], no_install)?;
+    let made = image::build(&ImageArgs::default())?;
+    let debian = xen::hypervisor(no_install)
+        .map_err(|why| stop(Exit::MissingTool, format!("no {} here: {why:#}", xen::PACKAGE)))?;
+    let out = match &args.out {
+        Some(dir) => dir.clone(),
+        None => places::root().join(format!("results/{}-versus-xen", said_by("date", &["-u", "+%F"])?)),
+    };
+    let report = micro::measure(&made, &debian, args.runs)?;
+    print!("{}", rows::table(&report.rows));
+    record::write(&report, &out.join(report.part))?;
+    if let Some(path) = &args.json {
+        let text = format!("{:#}\n", Value::from_iter(report.rows.iter().map(rows::Row::json)));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("{}", out.strip_prefix(places::root()).unwrap_or(&out).display());
+    Ok(())
+}
+
+/// The first line a program answers.
+fn said_by(program: &str, words: &[&str]) -> Result<String> {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let mut command = Command::new(program);
+    command.args(words).current_dir(places::root());
+    let done = process::run(&mut command, &Step::new(program), LIMIT)?;
+    match done.out.lines().next() {
+        Some(line) if done.status.success() => Ok(line.trim().to_owned()),
+        _ => Err(stop(Exit::Failed, format!("{program} says nothing: {}", done.tail(1)))),
+    }
+}
