@@ -36,6 +36,8 @@ enum End {
     Any,
     /// The machine switches itself off.
     Off,
+    /// The same, when so many lines have had this piece.
+    OffWith(&'static str, usize),
     /// The time limit; what is then told of the machine has these pieces.
     Late(&'static [&'static str]),
 }
@@ -58,16 +60,21 @@ pub fn run(case: &Case, made: &Artefacts) -> Result<()> {
 struct Watch<'a> {
     case: &'a Case,
     seen: usize,
+    /// Lines with the piece that is counted.
+    counted: usize,
     forbidden: Option<String>,
 }
 
 impl<'a> Watch<'a> {
     fn new(case: &'a Case) -> Self {
-        Self { case, seen: 0, forbidden: None }
+        Self { case, seen: 0, counted: 0, forbidden: None }
     }
 
     fn line(&mut self, line: &Line<'_>) -> Next {
         let before = self.seen;
+        if matches!(self.case.end, End::OffWith(piece, _) if line.text.contains(piece)) {
+            self.counted += 1;
+        }
         while self.case.expect.get(self.seen).is_some_and(|piece| line.text.contains(piece)) {
             self.seen += 1;
         }
@@ -87,7 +94,11 @@ impl<'a> Watch<'a> {
             Some(piece) => format!("no line with \"{piece}\""),
             None => match (self.case.end, ending) {
                 (End::Any, _) | (End::Off, Ending::Off) => return Ok(()),
-                (End::Off, _) => "the machine did not switch itself off".to_owned(),
+                (End::OffWith(_, count), Ending::Off) if count == self.counted => return Ok(()),
+                (End::OffWith(piece, count), Ending::Off) => {
+                    format!("{} of {count} lines with \"{piece}\"", self.counted)
+                }
+                (End::Off | End::OffWith(..), _) => "the machine did not switch itself off".to_owned(),
                 (End::Late(pieces), Ending::Late(place)) => {
                     match pieces.iter().find(|piece| !place.contains(**piece)) {
                         None => return Ok(()),
@@ -158,6 +169,10 @@ mod tests {
     fn the_end_is_judged_too() {
         const OFF: Case = case(End::Off);
         const LATE: Case = case(End::Late(&["d1 x said last: spin"]));
+        const COUNTED: Case = case(End::OffWith("second", 2));
+        assert!(follow_case(&COUNTED, &["first", "second", "a second"]).judge(&Ending::Off).is_ok());
+        let (_, why) = follow_case(&COUNTED, &["first", "second"]).judge(&Ending::Off).unwrap_err();
+        assert_eq!(why, "1 of 2 lines with \"second\" before the end");
         let lines = ["first and second"];
         assert!(follow_case(&OFF, &lines).judge(&Ending::Off).is_ok());
         assert!(follow_case(&OFF, &lines).judge(&Ending::Late(String::new())).is_err());

@@ -5,6 +5,10 @@
 //! [`rate_limited!`](crate::rate_limited). The hypervisor's lines begin with `(hv) `, a guest's with
 //! `(d1 name) `, and a line is never torn by another.
 //!
+//! The domain that has the input ([`input`](super::input)) is shown at once, without waiting for the end of its
+//! line, and may use control characters, which whoever typed there asked for. If somebody else's line comes
+//! between, its own begins anew below.
+//!
 //! One lock guards the port. It is taken with interrupts off and never by an NMI or machine-check
 //! handler, so its holder always goes on to release it; a panic, which may have struck the holder
 //! itself, waits a bounded time and then writes regardless.
@@ -20,10 +24,11 @@ use core::{
 use arrayvec::ArrayVec;
 use spin::Mutex;
 
+use super::input;
 pub use crate::cmdline::LogLevel;
 use crate::{arch::x86::time, cmdline::Com1};
 
-static PORT: Mutex<Port> = Mutex::new(Port::NONE);
+static PORT: Mutex<Console> = Mutex::new(Console { port: Port::NONE, open: None });
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 /// A panic owns the console: everybody else's lines are dropped.
 static SEIZED: AtomicBool = AtomicBool::new(false);
@@ -34,6 +39,43 @@ static STUCK: AtomicBool = AtomicBool::new(false);
 type Port = Serial;
 #[cfg(not(feature = "bare-metal"))]
 type Port = HostOutput;
+
+/// The port and the line that stands there.
+struct Console {
+    port: Port,
+    /// The domain whose line has been begun and not ended.
+    open: Option<u16>,
+}
+
+impl Console {
+    /// Prints one line.
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        // A port cannot fail; an argument's own formatting error cuts the line short.
+        if self.open.take().is_some() {
+            let _ = writeln!(self.port);
+        }
+        let _ = writeln!(self.port, "{line}");
+    }
+
+    /// Prints a guest's line, `shown` bytes of which stand there if nobody has come between.
+    fn guest(&mut self, who: Guest<'_>, line: &[u8], shown: usize, ends: bool) {
+        let mut from = shown;
+        if self.open != Some(who.domid) {
+            if self.open.is_some() {
+                let _ = writeln!(self.port);
+            }
+            let _ = write!(self.port, "(d{} {}) ", who.domid, who.name);
+            from = 0;
+        }
+        self.port.bytes(line.get(from..).unwrap_or(&[]));
+        self.open = if ends {
+            let _ = writeln!(self.port);
+            None
+        } else {
+            Some(who.domid)
+        };
+    }
+}
 
 /// The serial port, when there is one.
 #[cfg(feature = "bare-metal")]
@@ -58,6 +100,12 @@ impl Serial {
 
     fn receive(&self) -> Option<u8> {
         self.0.as_ref()?.receive()
+    }
+
+    fn bytes(&self, bytes: &[u8]) {
+        if let Some(uart) = &self.0 {
+            bytes.iter().for_each(|&byte| uart.send(byte));
+        }
     }
 }
 
@@ -93,6 +141,12 @@ impl HostOutput {
     const fn receive(&self) -> Option<u8> {
         None
     }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let _ = self.write_char(char::from(*byte));
+        }
+    }
 }
 
 #[cfg(not(feature = "bare-metal"))]
@@ -110,25 +164,21 @@ impl Write for HostOutput {
 
 /// Opens the port and sets the level; may be called again with what the command line says.
 pub fn init(com1: Com1, level: LogLevel) {
-    *PORT.lock() = Port::open(com1);
+    PORT.lock().port = Port::open(com1);
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
 /// Lets the port raise its interrupt for each byte received; false when there is no port.
 pub fn enable_receive() -> bool {
-    PORT.lock().enable_receive()
+    PORT.lock().port.enable_receive()
 }
 
-/// Reads what has come. The port is emptied, or it would not raise its interrupt again; what finds no room in
-/// `bytes` is dropped.
+/// Reads what has come, as much as there is room for in `bytes`. The port raises no other interrupt until it has
+/// been emptied.
 pub fn receive<const ROOM: usize>(bytes: &mut ArrayVec<u8, ROOM>) {
-    /// A port that has more than this at once is broken.
-    const AT_MOST: usize = 4096;
-    let port = PORT.lock();
-    for byte in core::iter::from_fn(|| port.receive()).take(AT_MOST) {
-        // No room: dropped.
-        let _ = bytes.try_push(byte);
-    }
+    let console = PORT.lock();
+    let room = bytes.remaining_capacity();
+    bytes.extend(core::iter::from_fn(|| console.port.receive()).take(room));
 }
 
 /// Prints one line at a level; the macros' other half.
@@ -141,8 +191,7 @@ pub fn log(level: LogLevel, line: fmt::Arguments<'_>) {
         LogLevel::Warning => "warning: ",
         LogLevel::None | LogLevel::Info | LogLevel::Debug => "",
     };
-    // A port cannot fail; an argument's own formatting error cuts the line short.
-    let _ = writeln!(PORT.lock(), "(hv) {kind}{line}");
+    PORT.lock().line(format_args!("(hv) {kind}{line}"));
 }
 
 /// Prints one line of a panic, whoever holds the console.
@@ -151,8 +200,8 @@ pub fn panic_line(line: fmt::Arguments<'_>) {
     // Once the lock's holder is known to be stopped, or to be this very CPU, nobody waits for it again.
     let patience = if STUCK.load(Ordering::Relaxed) { 1 } else { 1_000_000 };
     for _ in 0..patience {
-        if let Some(mut port) = PORT.try_lock() {
-            let _ = writeln!(port, "(hv) {line}");
+        if let Some(mut console) = PORT.try_lock() {
+            console.line(format_args!("(hv) {line}"));
             return;
         }
         core::hint::spin_loop();
@@ -168,55 +217,75 @@ pub fn panic_line(line: fmt::Arguments<'_>) {
 /// The longest line of a guest; what is longer becomes several.
 const GUEST_LINE: usize = 2048;
 
+/// Whose output it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// The domain's number.
+    pub domid: u16,
+    /// Its name.
+    pub name: &'a str,
+}
+
 /// The unfinished line of a domain's console.
 #[derive(Debug, Default)]
-pub struct GuestLine {
-    bytes: Mutex<ArrayVec<u8, GUEST_LINE>>,
+pub struct GuestLine(Mutex<Unfinished>);
+
+#[derive(Debug, Default)]
+struct Unfinished {
+    bytes: ArrayVec<u8, GUEST_LINE>,
+    /// How many of them have been printed.
+    shown: usize,
 }
 
 impl GuestLine {
     /// An empty line.
     #[must_use]
     pub const fn new() -> Self {
-        Self { bytes: Mutex::new(ArrayVec::new_const()) }
+        Self(Mutex::new(Unfinished { bytes: ArrayVec::new_const(), shown: 0 }))
     }
 
-    /// Takes bytes, handing each finished line to `print`, made printable.
-    fn push(&self, bytes: &[u8], print: &mut dyn FnMut(&str)) {
-        let mut line = self.bytes.lock();
+    /// Takes bytes and hands lines to `print`: each with how much of it was printed before and whether it is at
+    /// its end. Lines are made printable; a `live` one is not, and is handed over before its end as well.
+    fn push(&self, bytes: &[u8], live: bool, print: &mut dyn FnMut(&[u8], usize, bool)) {
+        let mut line = self.0.lock();
         for &byte in bytes {
             let shown = match byte {
-                b' '..=b'~' | b'\t' => byte,
-                b'\r' | 0 => continue,
-                b'\n' => b'\n',
+                b' '..=b'~' | b'\t' | b'\n' => byte,
+                0 => continue,
+                _ if live => byte,
+                b'\r' => continue,
                 // No escape sequences: they could rewrite other domains' lines on a terminal.
                 _ => b'?',
             };
-            if shown == b'\n' || line.is_full() {
-                print(core::str::from_utf8(&line).unwrap_or(""));
-                line.clear();
+            if shown == b'\n' || line.bytes.is_full() {
+                print(&line.bytes, line.shown, true);
+                *line = Unfinished::default();
             }
             if shown != b'\n' {
-                line.push(shown);
+                line.bytes.push(shown);
             }
+        }
+        if live && line.shown < line.bytes.len() {
+            print(&line.bytes, line.shown, false);
+            line.shown = line.bytes.len();
         }
     }
 }
 
-/// Bytes a guest wrote to its console: printed as whole lines that begin with `(d1 name) `.
-/// `buffer` is the domain's own partial line.
-pub fn guest_write(buffer: &GuestLine, domid: u16, name: &str, bytes: &[u8]) {
-    buffer.push(bytes, &mut |line| {
+/// Bytes a guest wrote to its console: printed as whole lines that begin with `(d1 name) `, or at once for the
+/// domain that has the input. `buffer` is the domain's own partial line.
+pub fn guest_write(buffer: &GuestLine, who: Guest<'_>, bytes: &[u8]) {
+    buffer.push(bytes, input::has_focus(who.domid), &mut |line, shown, ends| {
         if !SEIZED.load(Ordering::Relaxed) {
-            let _ = writeln!(PORT.lock(), "(d{domid} {name}) {line}");
+            PORT.lock().guest(who, line, shown, ends);
         }
     });
 }
 
 /// Prints what is left of a guest's last line, at the domain's end.
-pub fn guest_flush(buffer: &GuestLine, domid: u16, name: &str) {
-    if !buffer.bytes.lock().is_empty() {
-        guest_write(buffer, domid, name, b"\n");
+pub fn guest_flush(buffer: &GuestLine, who: Guest<'_>) {
+    if !buffer.0.lock().bytes.is_empty() {
+        guest_write(buffer, who, b"\n");
     }
 }
 
@@ -303,7 +372,10 @@ mod tests {
 
     fn lines(line: &GuestLine, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
-        line.push(bytes, &mut |text| lines.push(text.into()));
+        line.push(bytes, false, &mut |text, shown, ends| {
+            assert!(shown == 0 && ends);
+            lines.push(String::from_utf8_lossy(text).into());
+        });
         lines
     }
 
@@ -316,6 +388,31 @@ mod tests {
         let long = lines(&line, &[b'x'; GUEST_LINE + 3]);
         assert_eq!(long.len(), 1);
         assert_eq!(lines(&line, b"\n"), ["xxx"]);
+    }
+
+    #[test]
+    fn a_live_line_is_shown_as_it_grows() {
+        let line = GuestLine::new();
+        let mut calls = Vec::new();
+        let mut push = |bytes, live| {
+            line.push(bytes, live, &mut |text, shown, ends| {
+                calls.push((String::from_utf8_lossy(text).into_owned(), shown, ends));
+            });
+        };
+        push(b"/ # ", false);
+        push(b"ls\x08", true);
+        push(b"", true);
+        push(b"\nab\n# ", true);
+        let call = |text: &str, shown, ends| (text.into(), shown, ends);
+        assert_eq!(
+            calls,
+            [
+                call("/ # ls\x08", 0, false),
+                call("/ # ls\x08", 7, true),
+                call("ab", 0, true),
+                call("# ", 0, false)
+            ]
+        );
     }
 
     #[test]

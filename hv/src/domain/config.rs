@@ -1,7 +1,7 @@
 //! The string of a boot module: which domain it is, and how large.
 //!
 //! ```text
-//! <file> domain=NAME [control] [store] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
+//! <file> domain=NAME [control] [store] [input] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
 //!        [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
 //! <file> data
 //! ```
@@ -43,6 +43,8 @@ pub struct Config<'a> {
     pub control: bool,
     /// It is the store's domain, which every other one has a ring to.
     pub store: bool,
+    /// What is typed on the console goes to it from the start.
+    pub input: bool,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// How many vCPUs.
@@ -118,6 +120,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
         name: ArrayString::new(),
         control: false,
         store: false,
+        input: false,
         memory: 64 << 20,
         vcpus: 1,
         cpus: CpuSet::ALL,
@@ -138,6 +141,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             None if word == "data" => is_data = true,
             None if word == "control" => config.control = true,
             None if word == "store" => config.store = true,
+            None if word == "input" => config.input = true,
             Some(("domain", value)) => {
                 config.name = name(value).ok_or(bad("a name is 1 to 31 letters, digits, '-', '_' or '.'"))?;
             }
@@ -163,14 +167,14 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("data", value)) if !value.is_empty() => config.data = Some(basename(value)),
             _ => {
                 return Err(bad(
-                    "no such word in a module string; known: domain= control store mem= vcpus= cpus= \
+                    "no such word in a module string; known: domain= control store input mem= vcpus= cpus= \
                      gnttab= gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
                 ));
             }
         }
     }
     match (is_data, config.name.is_empty()) {
-        (true, true) if !config.control && !config.store => Ok(Role::Data),
+        (true, true) if !config.control && !config.store && !config.input => Ok(Role::Data),
         (true, _) => Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") }),
         (false, false) => Ok(Role::Domain(config)),
         (false, true) => Err(missing("neither 'domain=NAME' nor 'data' stands in the module string")),
@@ -289,10 +293,11 @@ mod tests {
     #[test]
     fn every_word_is_understood() {
         let config = domain(
-            "k domain=d.1 control mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
+            "k domain=d.1 control input mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
              gnttab_max_maptrack_frames=9 data=/x/trace.bin --  a=1 -- b ",
         );
         assert_eq!((config.memory, config.vcpus, config.control), (1 << 30, 4, true));
+        assert!(config.input);
         assert!(config.cpus.contains(3) && !config.cpus.contains(2));
         assert_eq!(config.grants.policy, Policy::new(Version::V1, false));
         assert_eq!((config.grants.max_frames, config.grants.max_maptrack_frames), (8, 9));

@@ -15,6 +15,7 @@ use super::{
 use crate::arch::x86::{percpu, time};
 use crate::boot::{self, Module};
 use crate::cmdline::Options;
+use crate::dev::input;
 use crate::{epoch, info, pvclock, sched};
 
 /// What the only module is when the loader gives it no string, as QEMU's and Xen's PVH loaders do: a kernel
@@ -31,6 +32,7 @@ pub fn launch(modules: &[Module], options: &Options) {
     let mut next = 1u16;
     let mut control = false;
     let mut store = false;
+    let mut input = None;
     for (index, module) in modules.iter().enumerate() {
         let alone = modules.len() == 1 && module.string.trim().is_empty();
         match config::parse(if alone { ALONE } else { module.string }, options) {
@@ -46,6 +48,13 @@ pub fn launch(modules: &[Module], options: &Options) {
                 if config.store && store {
                     boot::fail(format_args!(
                         "domain '{}': there is a store already; take 'store' out of one module string",
+                        config.name
+                    ));
+                }
+                if config.input && input.replace(id).is_some() {
+                    boot::fail(format_args!(
+                        "domain '{}': the console's input goes to another one already; take 'input' out of one module \
+                         string",
                         config.name
                     ));
                 }
@@ -72,6 +81,9 @@ pub fn launch(modules: &[Module], options: &Options) {
         if special::connect(domain, store).is_none() {
             boot::fail(format_args!("domain '{}': no memory for its rings", domain.name));
         }
+    }
+    if let Some(domain) = input.and_then(|id| table::get(id, &guard)) {
+        input::focus_on(domain);
     }
     for domain in table::all(&guard) {
         domain.started.store(time::now_ns(), Ordering::Relaxed);

@@ -30,7 +30,7 @@ use crate::abi::sched::{
 use crate::abi::xen::VIRQ_DOM_EXC;
 use crate::arch::x86::{power, time};
 use crate::cmdline::WhenDone;
-use crate::dev::console;
+use crate::dev::{console, input};
 use crate::hypercall::grant_table;
 use crate::mm::{
     frames,
@@ -254,7 +254,8 @@ fn reap(id: DomId) -> bool {
             let mut gone = GONE.lock();
             if gone.is_none() {
                 domain.vcpus().iter().for_each(|vcpu| slots::give_back(vcpu.slot));
-                console::guest_flush(&domain.console, id.0, &domain.name);
+                console::guest_flush(&domain.console, domain.who());
+                input::gone(&domain);
                 let code = domain.shutdown_code.load(Ordering::SeqCst);
                 let ran = time::now_ns().saturating_sub(domain.started.load(Ordering::Relaxed));
                 let summary = Summary::of(&domain, code, ran);

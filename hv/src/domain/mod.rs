@@ -16,7 +16,10 @@ use gnttab_fast::types::{DomId, PAGE_SHIFT};
 use spin::Mutex;
 
 use crate::abi::hvm::params;
-use crate::dev::{console::GuestLine, console_ring::ConsoleRing};
+use crate::dev::{
+    console::{Guest, GuestLine},
+    console_ring::ConsoleRing,
+};
 use crate::event::Channels;
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{p2m::P2m, shared::SharedFrame, tlb::DomainTlb};
@@ -177,6 +180,12 @@ impl Domain {
         };
         domain.latch_width(parts.width);
         domain
+    }
+
+    /// What its lines on the console begin with.
+    #[must_use]
+    pub fn who(&self) -> Guest<'_> {
+        Guest { domid: self.id.0, name: &self.name }
     }
 
     /// Its vCPUs, by number.

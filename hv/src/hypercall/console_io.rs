@@ -19,7 +19,7 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
     let [cmd, count, buffer, ..] = call.args;
     match u32::try_from(cmd) {
         Ok(CONSOLEIO_WRITE) => write(call, count, buffer),
-        // Input goes to one domain at a time, which is a control domain's to choose (issue 5): there is none to read.
+        // Input comes by the console ring, which every domain has.
         Ok(CONSOLEIO_READ) => Outcome::Done(0),
         _ => Outcome::Done(Errno::ENOSYS.ret()),
     }
@@ -40,7 +40,7 @@ fn write(call: &Call<'_>, count: u64, buffer: u64) -> Outcome {
         if call.space().read(buffer.wrapping_add(done as u64), piece).is_err() {
             return Outcome::Done(Errno::EFAULT.ret());
         }
-        console::guest_write(&call.domain.console, call.domain.id.0, &call.domain.name, piece);
+        console::guest_write(&call.domain.console, call.domain.who(), piece);
         done += piece.len();
     }
     Outcome::Done(0)

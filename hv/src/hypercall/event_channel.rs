@@ -13,7 +13,7 @@ use crate::{
         },
         xen::DOMID_SELF,
     },
-    dev::console,
+    dev::{console, input},
     event::{self, Binding, deliver, fifo, ops},
     sched,
 };
@@ -40,7 +40,7 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
     one(call, cmd, arg).map(|()| 0).into()
 }
 
-/// A send that is for nobody else: perhaps the guest's console ring holds output.
+/// A send that is for nobody else: perhaps the guest's console ring holds output, or has room for input.
 #[cold]
 fn print_console(call: &Call<'_>, arg: u64) -> Outcome {
     let domain = call.domain;
@@ -51,14 +51,20 @@ fn print_console(call: &Call<'_>, arg: u64) -> Outcome {
     if domain.events.port(port).binding != Binding::Console {
         return Outcome::Done(Errno::EINVAL.ret());
     }
-    let print = |piece: &[u8]| console::guest_write(&domain.console, domain.id.0, &domain.name, piece);
+    let print = |piece: &[u8]| console::guest_write(&domain.console, domain.who(), piece);
+    let mut news = input::more_room(domain);
+    let mut outcome = Outcome::Done(0);
     while domain.console_ring.output(print) != 0 {
+        news = true;
         if sched::should_yield() {
-            return Outcome::Again(call.args);
+            outcome = Outcome::Again(call.args);
+            break;
         }
     }
-    deliver::raise_console(domain, port);
-    Outcome::Done(0)
+    if news {
+        deliver::raise_console(domain, port);
+    }
+    outcome
 }
 
 /// Who is meant by a `domid_t`.

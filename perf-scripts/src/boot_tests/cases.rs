@@ -62,6 +62,25 @@ const THREE_TRIOS: &[&str] = &[
 ];
 const PAIR_TROUBLE: &[&str] = &["panic", "@fail", "bad option"];
 
+/// More than a domain's console keeps of input nobody reads: the letters from a to y, over and over.
+const TYPED_BLINDLY: &str = {
+    const BYTES: [u8; 4000] = {
+        let mut bytes = [0; 4000];
+        let mut at = 0;
+        let mut letter = b'a';
+        while at < bytes.len() {
+            bytes[at] = letter;
+            letter = if letter == b'y' { b'a' } else { letter + 1 };
+            at += 1;
+        }
+        bytes
+    };
+    match core::str::from_utf8(&BYTES) {
+        Ok(text) => text,
+        Err(_) => panic!("letters are ASCII"),
+    }
+};
+
 /// Every case.
 pub const CASES: &[Case] = &[
     Case {
@@ -551,6 +570,78 @@ pub const CASES: &[Case] = &[
         expect: &["grants: 0 domains"],
         never: TROUBLE,
         end: End::Any,
+    },
+    Case {
+        name: "console: input, handed from domain to domain",
+        quick: true,
+        setup: |machine, made| {
+            for name in ["a", "b"] {
+                module(machine, made, "terminal", &format!("domain={name} -- mode=echo"))?;
+            }
+            machine.keys = vec![
+                Keys { after: "(d1 a) terminal: listening", keys: "\x01\x01\x01one\n" },
+                Keys { after: "@heard one", keys: "\x01\x01\x01two\n" },
+                Keys { after: "@heard two", keys: "\x01\x01\x01h" },
+                Keys { after: "key h: ", keys: "\x01\x01\x01\x01three\nexit\n" },
+                Keys { after: "input goes to the hypervisor", keys: "\x01\x01\x01exit\n" },
+            ];
+            Ok(())
+        },
+        expect: &[
+            "input goes to d1 a; three times Ctrl-A hands it on",
+            "@heard one",
+            "input goes to d2 b",
+            "@heard two",
+            "input goes to the hypervisor",
+            "key h: ",
+            "input goes to d1 a",
+            "@heard \\x01three",
+            "input goes to the hypervisor",
+            "input goes to d2 b",
+            "@heard exit",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "console: input to a domain from the start, which does not read it",
+        quick: false,
+        setup: |machine, made| {
+            module(machine, made, "terminal", "domain=deaf input -- mode=deaf")?;
+            machine.keys.push(Keys { after: "terminal: does not listen", keys: TYPED_BLINDLY });
+            Ok(())
+        },
+        expect: &[
+            "input goes to d1 deaf",
+            "warning: d1 deaf does not read its input",
+            "d1 deaf reads its input again; ",
+            "@result",
+            "input goes to the hypervisor",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "console: a ring with indexes without sense, while somebody types",
+        quick: false,
+        setup: |machine, made| {
+            module(machine, made, "terminal", "domain=rude input -- mode=indexes")?;
+            machine.keys.push(Keys { after: "terminal: begins", keys: TYPED_BLINDLY });
+            Ok(())
+        },
+        expect: &["terminal: and all is well", "@result", "leaked frames: 0", "switching off"],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
+        name: "console: a flood, of which no line is lost",
+        quick: false,
+        setup: |machine, made| module(machine, made, "terminal", "domain=wet -- mode=flood"),
+        expect: &["flood 0: one", "flood 3999: one", "@result", "switching off"],
+        never: TROUBLE,
+        end: End::OffWith(": one of many lines that are printed in a hurry", 4000),
     },
     Case {
         name: "death: each of three domains, in the middle of transitive copies",

@@ -17,6 +17,7 @@ pub mod hypercall;
 pub mod memory;
 pub mod smp;
 mod support;
+pub mod terminal;
 pub mod traps;
 
 global_asm!(include_str!("entry.S"));
