@@ -4,7 +4,9 @@
 //! holds busybox and one script, which says `@result` with what the kernel tells of itself and powers the
 //! domain off.
 
-mod initramfs;
+pub mod initramfs;
+pub mod packages;
+pub mod traffic;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -201,8 +203,8 @@ pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
     }
 }
 
-/// The kernel of Debian's newest package of a flavour, fetched once.
-fn kernel(flavour: Flavour, dir: &Path, step: &Step) -> Result<PathBuf> {
+/// The kernel of Debian's newest package of a flavour, fetched once; its modules lie beside `boot/`.
+pub fn kernel(flavour: Flavour, dir: &Path, step: &Step) -> Result<PathBuf> {
     let package = depends(flavour.package(), step)?;
     let tree = unpacked(&package, dir, step)?;
     let version = package.strip_prefix("linux-image-").unwrap_or(&package);
@@ -252,7 +254,7 @@ fn unpacked(package: &str, dir: &Path, step: &Step) -> Result<PathBuf> {
 }
 
 /// A busybox that needs no library.
-fn busybox(dir: &Path, step: &Step) -> Result<Vec<u8>> {
+pub fn busybox(dir: &Path, step: &Step) -> Result<Vec<u8>> {
     let file = unpacked("busybox-static", dir, step)?.join("bin/busybox");
     fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
 }

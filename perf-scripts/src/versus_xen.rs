@@ -2,11 +2,13 @@
 //!
 //! Both run in the same QEMU under `-icount shift=0,sleep=off`: guest time counts instructions there, one per
 //! nanosecond, whatever else the host does, so figures of two runs may be compared. What is compared is told by
-//! [`micro`].
+//! [`micro`] (hypercalls of one guest) and [`traffic`] (Linux domains and Xen's own toolstack).
 
+mod dom0;
 mod micro;
 mod record;
 mod rows;
+mod traffic;
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,6 +19,8 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::Value;
 
+use record::Report;
+
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
 use crate::progress::Step;
@@ -25,6 +29,15 @@ use crate::{places, process, setup, xen};
 /// What `versus-xen` may be asked.
 #[derive(Args, Clone, Debug)]
 pub struct VersusXenArgs {
+    /// Only the hypercalls of the bench guest
+    #[arg(long, conflicts_with = "linux")]
+    micro: bool,
+    /// Only the traffic of Linux domains
+    #[arg(long)]
+    linux: bool,
+    /// Only Xen's side of the traffic: for figures to reach
+    #[arg(long, requires = "linux")]
+    xen_only: bool,
     /// How often each side runs, in turns; the medians are compared
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
@@ -39,21 +52,31 @@ pub struct VersusXenArgs {
 /// The verb itself.
 pub fn versus_xen(args: &VersusXenArgs, no_install: bool) -> Result<()> {
     setup::need(&[setup::QEMU], no_install)?;
-    let made = image::build(&ImageArgs::default())?;
     let debian = xen::hypervisor(no_install)
         .map_err(|why| stop(Exit::MissingTool, format!("no {} here: {why:#}", xen::PACKAGE)))?;
     let out = match &args.out {
         Some(dir) => dir.clone(),
         None => places::root().join(format!("results/{}-versus-xen", said_by("date", &["-u", "+%F"])?)),
     };
-    let report = micro::measure(&made, &debian, args.runs)?;
-    print!("{}", rows::table(&report.rows));
-    record::write(&report, &out.join(report.part))?;
-    if let Some(path) = &args.json {
-        let text = format!("{:#}\n", Value::from_iter(report.rows.iter().map(rows::Row::json)));
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut measured = Vec::new();
+    let mut part = |report: Report| {
+        print!("{}", rows::table(&report.rows));
+        record::write(&report, &out.join(report.part))?;
+        println!("{}", out.strip_prefix(places::root()).unwrap_or(&out).join(report.part).display());
+        measured.extend(report.rows);
+        // After each part, so that a later one that fails takes nothing with it.
+        let Some(path) = &args.json else { return Ok(()) };
+        let text = format!("{:#}\n", Value::from_iter(measured.iter().map(rows::Row::json)));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if !args.linux {
+        let made = image::build(&ImageArgs::default())?;
+        part(micro::alone(&made, &debian, args.runs)?)?;
+        part(micro::between(&made, &debian, args.runs)?)?;
     }
-    println!("{}", out.strip_prefix(places::root()).unwrap_or(&out).display());
+    if !args.micro {
+        part(traffic::measure(&debian, args.runs, args.xen_only)?)?;
+    }
     Ok(())
 }
 

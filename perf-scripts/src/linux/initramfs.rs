@@ -1,6 +1,8 @@
 //! An initramfs: a cpio archive in the "newc" format (Linux's Documentation/driver-api/early-userspace/
 //! buffer-format.rst), not compressed, since a guest unpacks it faster than it inflates it.
 
+use std::collections::BTreeSet;
+
 /// Regular file, directory, symbolic link, character device.
 const FILE: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
@@ -12,6 +14,7 @@ const DEVICE: u32 = 0o020_000;
 pub struct Initramfs {
     bytes: Vec<u8>,
     entries: u32,
+    names: BTreeSet<String>,
 }
 
 impl Initramfs {
@@ -35,6 +38,11 @@ impl Initramfs {
         self.entry(name, DEVICE | 0o600, &[], (major, minor));
     }
 
+    /// Whether there is an entry of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
     /// The archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[], (0, 0));
@@ -43,6 +51,7 @@ impl Initramfs {
 
     fn entry(&mut self, name: &str, mode: u32, data: &[u8], device: (u32, u32)) {
         self.entries += 1;
+        self.names.insert(name.to_owned());
         // Sizes are far below 4 GiB; what is not would show at once as a kernel that finds no archive.
         let size = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let fields = [

@@ -1,10 +1,13 @@
-//! The guest `bench`, the same file on both: on Xen it is the PVH dom0, on Tollgate a domain that may control
-//! others, alone on one pCPU of the same machine. It grants pages to itself, which needs no toolstack.
+//! The guest `bench`, the same file on both, in two ways: alone, granting pages to itself, when on Xen it is
+//! the PVH dom0 and no toolstack is needed; and using the pages of another domain, as `cargo xtask gate icount`
+//! runs it, when on Xen both domains are made by Debian's toolstack.
 
+use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
+use super::dom0::{Dom0, File, Layout, description};
 use super::record::Report;
 use super::rows::{Better, Row};
 use crate::failure::{Exit, stop};
@@ -17,37 +20,76 @@ use crate::xen;
 const UNIT: &str = "instructions per hypercall";
 const PER_ELEMENT: &str = "instructions per element";
 
+/// The guest alone, in turns.
+pub fn alone(made: &Artefacts, (image, version): &(PathBuf, String), runs: u32) -> Result<Report> {
+    let mut peer = xen::with_pvh_dom0(image, made.guest("bench")?);
+    peer.limit = icount::LIMIT;
+    peer.icount = true;
+    let mut ours = on_tollgate(made, &peer);
+    ours.modules = vec![Module::new(made.guest("bench")?, "domain=bench control mem=512M")];
+    Ok(Report {
+        part: "micro-alone",
+        title: "Hypercalls with grants to oneself, Tollgate beside Debian's Xen 4.17".to_owned(),
+        words: format!("{WORDS}\n{ALONE}"),
+        ..turns("alone", &ours, &peer, version, runs)?
+    })
+}
+
+/// The guest and a domain that grants it pages, in turns.
+pub fn between(made: &Artefacts, (image, version): &(PathBuf, String), runs: u32) -> Result<Report> {
+    let guest = made.guest("bench")?;
+    let step = Step::new("Fetching Debian's kernel and Xen's toolstack");
+    let bytes = fs::read(guest).with_context(|| format!("cannot read {}", guest.display()))?;
+    let (bench, serve) =
+        (description("bench", "bench", "peer=2"), description("serve", "bench", "serve peer=1"));
+    let files = [
+        File { name: "bench", bytes: &bytes },
+        File { name: "1.cfg", bytes: bench.as_bytes() },
+        File { name: "2.cfg", bytes: serve.as_bytes() },
+    ];
+    let peer = Dom0::make("dom0-bench", &files, &step)?.machine(image, Layout::Guests);
+    drop(step);
+    let mut ours = on_tollgate(made, &peer);
+    ours.modules = icount::machine(made)?.modules;
+    Ok(Report {
+        part: "micro",
+        title: "Hypercalls, Tollgate beside Debian's Xen 4.17".to_owned(),
+        words: WORDS.to_owned(),
+        ..turns("two domains", &ours, &peer, version, runs)?
+    })
+}
+
+/// The machine that Xen has.
+fn on_tollgate(made: &Artefacts, peer: &Machine) -> Machine {
+    let mut machine = Machine { image: made.image.clone(), modules: Vec::new(), ..peer.clone() };
+    // The copy kernel is given, since the self-measurement chooses by the processor.
+    machine.cmdline = "when_done=poweroff copy=sse2".to_owned();
+    machine
+}
+
 /// Boots both in turns.
-pub fn measure(made: &Artefacts, (image, version): &(PathBuf, String), runs: u32) -> Result<Report> {
-    let ours = on_tollgate(made)?;
-    let peer = on_xen(made, image)?;
+fn turns(what: &str, ours: &Machine, peer: &Machine, version: &str, runs: u32) -> Result<Report> {
     let mut turns = Vec::new();
     for run in 1..=runs {
-        let step = |who: &str| Step::new(format!("Hypercalls on {who}, run {run} of {runs}"));
+        let step = |who: &str| Step::new(format!("Hypercalls on {who}, {what}, run {run} of {runs}"));
         turns.push((
-            icount::read(&ours, &step("Tollgate"), Next::More)?,
-            icount::read(&peer, &step(xen::NAME), Next::Stop)?,
+            icount::read(ours, &step("Tollgate"), Next::More)?,
+            icount::read(peer, &step(xen::NAME), Next::Stop)?,
         ));
     }
     let mut rows = paired(&turns)?;
     let each: Vec<Row> = rows.iter().filter_map(|row| further(row, &rows)).collect();
     let bars = each.iter().map(short).collect();
     rows.extend(each);
-    Ok(Report {
-        part: "micro",
-        title: "Hypercalls, Tollgate beside Debian's Xen 4.17".to_owned(),
-        rows,
-        bars,
-        notes: vec![
-            format!("{}: {version}", xen::PACKAGE),
-            format!("Tollgate: {}", ours.told()),
-            format!("Xen: {}", peer.told()),
-        ],
-        words: WORDS.to_owned(),
-    })
+    let notes = vec![
+        format!("{}: {version}", xen::PACKAGE),
+        format!("Tollgate: {}", ours.told()),
+        format!("Xen: {}", peer.told()),
+    ];
+    Ok(Report { part: "", title: String::new(), rows, bars, notes, words: String::new() })
 }
 
-/// For the summary.
+/// For the summaries.
 const WORDS: &str = "\
 The time-stamp counter counts instructions there, of guest and hypervisor together; the guest's own call and the \
 exit are in every figure. A repeated string instruction counts each of its steps, a vector instruction one, so rows \
@@ -57,31 +99,11 @@ QEMU's SVM does not save the next instruction's address. Xen then decodes each h
 some 5,000 to 6,000 instructions that a real processor spares it; Tollgate looks up where it last saw the \
 instruction, also counted. Rows of a whole hypercall hold that, the more the fewer its elements. It cancels in the \
 rows \"each further element\": the cost of 64 elements less that of one, by 63. `bars.svg` shows those.
-
-The guest maps grants of its own. On Xen such a page moves from its old place to the mapping's, which costs more \
-than mapping another domain's (about 13,600 instructions an element, measured between two domains on another day).
 ";
-
-fn on_xen(made: &Artefacts, image: &std::path::Path) -> Result<Machine> {
-    let mut machine = xen::with_pvh_dom0(image, made.guest("bench")?);
-    machine.icount = true;
-    machine.limit = icount::LIMIT;
-    Ok(machine)
-}
-
-/// The machine that Xen has.
-fn on_tollgate(made: &Artefacts) -> Result<Machine> {
-    let mut machine = Machine::new(&made.image);
-    // The copy kernel is given, since the self-measurement chooses by the processor.
-    machine.cmdline = "when_done=poweroff copy=sse2".to_owned();
-    machine.modules = vec![Module::new(made.guest("bench")?, "domain=bench control mem=512M")];
-    machine.devices = xen::WITH_IOMMU.map(str::to_owned).to_vec();
-    machine.cpu_model = Some(xen::CPU.to_owned());
-    machine.mem_mib = xen::MACHINE_MIB;
-    machine.icount = true;
-    machine.limit = icount::LIMIT;
-    Ok(machine)
-}
+const ALONE: &str = "\
+The guest maps grants of its own. On Xen such a page moves from its old place to the mapping's, which costs more \
+than mapping another domain's: `../micro` has that.
+";
 
 /// The rows of both, side by side.
 ///
@@ -147,7 +169,7 @@ mod tests {
         assert_eq!(further.len(), 1);
         assert_eq!(further[0].name, "map, each further element");
         assert_eq!((further[0].ours[0], further[0].peer[1]), (10.0, 100.0));
-        assert!((further[0].ratio() - 10.0).abs() < 1e-9);
+        assert_eq!(further[0].ratio(), Some(10.0));
         assert_eq!(short(&further[0]).name, "map");
     }
 

@@ -36,7 +36,7 @@ pub fn write(report: &Report, out: &Path) -> Result<()> {
     put("env.txt", &note(report)?)?;
     put("summary.md", &summary(report))?;
 
-    let Some(first) = report.bars.first() else { return Ok(()) };
+    let Some(first) = report.bars.first().filter(|row| row.ratio().is_some()) else { return Ok(()) };
     put("bars.json", &json(&report.bars))?;
     let mut program = bench::program("bars")?;
     program.arg("--rows").arg(out.join("bars.json")).arg("--svg").arg(out.join("bars.svg"));
@@ -69,7 +69,7 @@ fn note(report: &Report) -> Result<String> {
 
 fn summary(report: &Report) -> String {
     let spread = report.rows.iter().map(rows::spread).fold(0.0, f64::max);
-    let runs = report.rows.first().map_or(0, |row| row.ours.len());
+    let runs = report.rows.first().map_or(0, |row| row.ours.len().max(row.peer.len()));
     format!(
         "# {}\n\nMedians of {runs} runs of each, in turns; the runs of a row lie within {spread:.2} % of its median. \
          Ratios above 1: Tollgate is better. Versions and commands are in env.txt, every run in rows.csv.\n\n{}\n{}\n",

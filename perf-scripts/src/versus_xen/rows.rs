@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 pub enum Better {
     /// Costs.
     Less,
+    /// Throughput.
+    More,
 }
 
 /// One figure of both players, in the order of the runs.
@@ -24,12 +26,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// How many times better ours is, by the medians.
-    pub fn ratio(&self) -> f64 {
-        let (ours, peer) = (median(&self.ours), median(&self.peer));
-        match self.better {
+    /// How many times better ours is, by the medians; none if a side was not measured.
+    pub fn ratio(&self) -> Option<f64> {
+        let (ours, peer) = (median(&self.ours)?, median(&self.peer)?);
+        Some(match self.better {
             Better::Less => peer / ours,
-        }
+            Better::More => ours / peer,
+        })
     }
 
     /// For programs.
@@ -46,15 +49,12 @@ impl Row {
     }
 }
 
-/// The middle value; of an even number, the mean of the two in the middle.
-///
-/// # Panics
-/// Without values: a row is made of at least one run.
-pub fn median(values: &[f64]) -> f64 {
+/// The middle value; of an even number, the mean of the two in the middle; of none, none.
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let upper = sorted[sorted.len() / 2];
-    if sorted.len() % 2 == 1 { upper } else { f64::midpoint(sorted[sorted.len() / 2 - 1], upper) }
+    let upper = *sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { f64::midpoint(sorted[sorted.len() / 2 - 1], upper) })
 }
 
 /// How far the runs lie apart, in percent of the median: the larger of the two players'.
@@ -62,7 +62,7 @@ pub fn spread(row: &Row) -> f64 {
     let of = |values: &[f64]| {
         let (low, high) =
             values.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), &v| (low.min(v), high.max(v)));
-        if high > low { (high - low) / median(values) * 100.0 } else { 0.0 }
+        median(values).filter(|_| high > low).map_or(0.0, |median| (high - low) / median * 100.0)
     };
     of(&row.ours).max(of(&row.peer))
 }
@@ -84,13 +84,20 @@ pub fn figure(value: f64) -> String {
     }
 }
 
+/// Cells of a table: ours, the other's, the ratio; a dash where there is none.
+fn cells(row: &Row) -> [String; 3] {
+    let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
+    let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+    [shown(median(&row.ours)), shown(median(&row.peer)), ratio]
+}
+
 /// The table of a run.
 pub fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(["what", "unit", "Tollgate", "Xen 4.17", "ratio"]);
     for row in rows {
-        let (ours, peer) = (figure(median(&row.ours)), figure(median(&row.peer)));
-        table.add_row([&row.name, row.unit, &ours, &peer, &format!("{:.2}", row.ratio())]);
+        let [ours, peer, ratio] = cells(row);
+        table.add_row([&row.name, row.unit, &ours, &peer, &ratio]);
     }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -102,9 +109,9 @@ pub fn table(rows: &[Row]) -> String {
 pub fn markdown<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
     let mut text = String::from("| what | unit | Tollgate | Xen 4.17 | ratio |\n|---|---|--:|--:|--:|\n");
     for row in rows {
-        let (ours, peer) = (figure(median(&row.ours)), figure(median(&row.peer)));
+        let [ours, peer, ratio] = cells(row);
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {} | {} | {ours} | {peer} | {:.2} |", row.name, row.unit, row.ratio());
+        let _ = writeln!(text, "| {} | {} | {ours} | {peer} | {ratio} |", row.name, row.unit);
     }
     text
 }
@@ -113,7 +120,9 @@ pub fn markdown<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
 pub fn csv(rows: &[Row]) -> String {
     let mut text = String::from("name,unit,run,ours,peer\n");
     for row in rows {
-        for (run, (ours, peer)) in row.ours.iter().zip(&row.peer).enumerate() {
+        for run in 0..row.ours.len().max(row.peer.len()) {
+            let of = |side: &[f64]| side.get(run).map_or_else(String::new, f64::to_string);
+            let (ours, peer) = (of(&row.ours), of(&row.peer));
             let _ = writeln!(text, "\"{}\",{},{},{ours},{peer}", row.name, row.unit, run + 1);
         }
     }
@@ -131,10 +140,12 @@ mod tests {
 
     #[test]
     fn medians_and_ratios() {
-        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(&[4.0, 1.0]) - 2.5).abs() < 1e-9);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
         let row = row(&[10.0, 11.0, 10.0], &[50.0, 50.0, 50.0]);
-        assert!((row.ratio() - 5.0).abs() < 1e-9);
+        assert_eq!(row.ratio(), Some(5.0));
+        assert_eq!(Row { better: Better::More, ..row.clone() }.ratio(), Some(0.2));
         assert!((spread(&row) - 10.0).abs() < 1e-9);
         assert_eq!(row.json()["ratio"], 5.0);
         assert_eq!(row.json()["ours_runs"][1], 11.0);
@@ -152,6 +163,7 @@ mod tests {
     fn names_with_commas_stay_one_column() {
         let text = csv(&[row(&[1.0, 2.0], &[3.0, 4.0])]);
         assert_eq!(text.lines().nth(2), Some("\"copy, 1 element\",x,2,2,4"));
+        assert_eq!(csv(&[row(&[], &[3.0])]).lines().nth(1), Some("\"copy, 1 element\",x,1,,3"));
         let page = markdown([row(&[1.0], &[2.0])].iter());
         assert!(page.ends_with("| copy, 1 element | x | 1.00 | 2.00 | 2.00 |\n"), "{page}");
     }

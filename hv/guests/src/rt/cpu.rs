@@ -19,6 +19,12 @@ pub unsafe fn wrmsr(register: u32, value: u64) {
     unsafe { asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack)) }
 }
 
+/// Writes a byte to port 0xe9, which emulators and hypervisors show on their own console.
+pub fn debug_port(byte: u8) {
+    // SAFETY: nothing but such a console answers there.
+    unsafe { asm!("out 0xe9, al", in("al") byte, options(nostack, nomem, preserves_flags)) }
+}
+
 /// The low and the high word.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "parting is the purpose")]

@@ -117,11 +117,11 @@ pub fn version<T: FromBytes + IntoBytes + Immutable>(cmd: u32, argument: &mut T)
     op(number::XEN_VERSION, cmd, argument)
 }
 
-/// Writes to the hypervisor's console.
-pub(super) fn console_write(bytes: &[u8]) {
+/// Writes to the hypervisor's console; whether it took it.
+pub(super) fn console_write(bytes: &[u8]) -> bool {
     let (count, address) = (super::wide(bytes.len()), super::wide(bytes.as_ptr().addr()));
     // SAFETY: the bytes are only read.
-    unsafe { call(number::CONSOLE_IO, [u64::from(xen::CONSOLEIO_WRITE), count, address, 0, 0]) };
+    unsafe { call(number::CONSOLE_IO, [u64::from(xen::CONSOLEIO_WRITE), count, address, 0, 0]) >= 0 }
 }
 
 /// Ends the domain.

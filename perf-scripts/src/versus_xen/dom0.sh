@@ -1,0 +1,89 @@
+#!/bin/busybox sh
+# Process 1 of dom0: starts Xen's own toolstack, has it make the domains, and shows their consoles in the
+# form Tollgate's has. `layout=` on the kernel's command line says which domains: see the end.
+export PATH=/bin:/usr/lib/xen-4.17/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /run/xen /run/lock /run/xenstored /etc/xen /var/lib/xen /var/lib/xenstored /var/log/xen
+ln -s /run /var/run
+ln -s /run/lock /var/lock
+mount -t devpts devpts /dev/pts
+: > /etc/xen/xl.conf
+
+say() {
+    read -r up idle < /proc/uptime
+    echo "@result {\"role\":\"dom0\",\"what\":\"$1\",\"uptime_s\":$up}"
+}
+
+fail() {
+    echo "@fail $*"
+    poweroff -f
+}
+
+await() {
+    left=$1
+    shift
+    until "$@" > /dev/null 2>&1; do
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || fail "waited in vain: $*"
+        sleep 0.1
+    done
+}
+
+# Writes domain $1's description and makes it; its console comes with number $2 before each line.
+create() {
+    name=$1 number=$2
+    shift 2
+    {
+        printf '%s\n' "name='$name'" "type='pvh'" "memory=256" "vcpus=1" "$@"
+        # The time-stamp counter as it is: no exit for each read.
+        printf '%s\n' "kernel='/domains/kernel'" "ramdisk='/domains/initramfs'" "tsc_mode='native'"
+        printf '%s\n' "cmdline='console=hvc0 quiet role=$name'"
+    } > "/$name.cfg"
+    log=/var/log/xen/console/guest-$name.log
+    : > "$log"
+    tail -f "$log" | while read -r line; do echo "(d$number $name) $line"; done &
+    xl create "/$name.cfg" || fail "xl create $name"
+    say "$name created"
+}
+
+say boot
+for module in xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs; do
+    insmod /modules/$module.ko || fail "no $module"
+done
+mount -t xenfs xenfs /proc/xen
+xenstored || fail "no xenstored"
+await 100 xenstore-list /
+xen-init-dom0 || fail "xen-init-dom0"
+mkdir -p /var/log/xen/console
+xenconsoled --log=guest --log-dir=/var/log/xen/console || fail "no xenconsoled"
+say daemons
+
+case $(cat /proc/cmdline) in
+*layout=driver*)
+    create driver 1 "driver_domain=1"
+    await 600 grep -q '@ready' /var/log/xen/console/guest-driver.log
+    create client 2 "vif=['backend=driver']"
+    ;;
+*layout=dom0*)
+    insmod /modules/xen-netback.ko || fail "no xen-netback"
+    ifconfig lo up
+    iperf3 -s -D
+    create client 1 "vif=['script=/vif-online']"
+    ;;
+*layout=guests*)
+    # Small guests of ours; they print to Xen's console themselves.
+    number=1
+    for description in /domains/*.cfg; do
+        xl create "$description" || fail "xl create $description"
+    done
+    ;;
+*) fail "layout=driver, dom0 or guests is missing" ;;
+esac
+# The machine is switched off from outside when the client has told all. Until then dom0 does as little as
+# it can: what it does is counted too.
+while sleep 5; do
+    xenstore-list "/local/domain/$number" > /dev/null || fail "the last domain has gone"
+done

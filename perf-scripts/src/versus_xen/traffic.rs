@@ -1,0 +1,191 @@
+//! Traffic between a Linux client and its backend: the same kernel, initramfs and work on both hypervisors.
+//!
+//! On Xen the domains are made by its own toolstack from a paravirtual dom0 ([`super::dom0`]), with a driver
+//! domain as the backend, and for completeness once with dom0 as the backend.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::dom0::{Dom0, File, Layout};
+use super::record::Report;
+use super::rows::{Better, Row};
+use crate::failure::{Exit, stop};
+use crate::linux::traffic::{Said, TESTS};
+use crate::linux::{self, Flavour};
+use crate::progress::Step;
+use crate::qemu::{self, Ending, Machine, Next};
+use crate::{places, xen};
+
+/// What one boot told.
+type Told = Vec<Said>;
+
+/// Boots all in turns.
+pub fn measure((image, version): &(PathBuf, String), runs: u32, xen_only: bool) -> Result<Report> {
+    if !xen_only {
+        return Err(stop(
+            Exit::Failed,
+            "Tollgate has no driver domain for Linux yet, so there is nothing to compare; --xen-only measures Xen",
+        ));
+    }
+    let dir = places::target().join("linux");
+    let step = Step::new("Fetching Debian's kernels and Xen's toolstack");
+    let kernel = linux::kernel(Flavour::Cloud, &dir, &step)?;
+    let initramfs = linux::traffic::initramfs(&kernel, &dir, &step)?;
+    let bytes = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
+    let files = [File { name: "kernel", bytes: &bytes }, File { name: "initramfs", bytes: &initramfs }];
+    let dom0 = Dom0::make("dom0-linux", &files, &step)?;
+    drop(step);
+
+    let sides = [
+        (Layout::Driver, dom0.machine(image, Layout::Driver)),
+        (Layout::Dom0, dom0.machine(image, Layout::Dom0)),
+    ];
+    let mut told: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
+    for run in 1..=runs {
+        for (layout, machine) in &sides {
+            let title = format!("Linux on {}, backend {}, run {run} of {runs}", xen::NAME, layout.name());
+            told.entry(layout.name()).or_default().push(boot(machine, &title)?);
+        }
+    }
+    let mut rows = rows("driver domain", &[], told.get("driver").map_or(&[], Vec::as_slice))?;
+    let bars = rows.iter().filter(|row| row.unit == THROUGHPUT).cloned().collect();
+    rows.extend(self::rows("PV dom0", &[], told.get("dom0").map_or(&[], Vec::as_slice))?);
+    let mut notes = vec![
+        format!("{}: {version}", xen::PACKAGE),
+        format!("kernel of the domains: {}", kernel.file_name().unwrap_or_default().to_string_lossy()),
+    ];
+    notes.extend(sides.iter().map(|(layout, machine)| format!("Xen, {}: {}", layout.name(), machine.told())));
+    Ok(Report {
+        part: "linux",
+        title: "Linux traffic, Tollgate beside Debian's Xen 4.17".to_owned(),
+        rows,
+        bars,
+        notes,
+        words: WORDS.to_owned(),
+    })
+}
+
+const THROUGHPUT: &str = "Mbit/s";
+const PER_FRAME: &str = "instructions per frame";
+
+/// For the summary.
+const WORDS: &str = "\
+Under `-icount shift=0,sleep=off` a nanosecond of guest time is an instruction, so Mbit/s are of guest time and do \
+not depend on the host. Figures are what the receiver got. Instructions per frame are those of the whole machine - \
+both kernels, iperf3 and the hypervisor - during a measurement, by the frames that crossed the client's ring, both \
+ways; a frame of TCP may be an aggregate of up to 64 KiB. One processor, 256 MiB a domain.
+";
+
+/// Boots a machine and takes in what its domains say.
+fn boot(machine: &Machine, title: &str) -> Result<Told> {
+    let step = Step::new(title);
+    let mut told = Told::new();
+    let mut failure = None;
+    let boot = qemu::boot(machine, |line| {
+        step.at(line.text);
+        if line.text.starts_with("@fail") || qemu::is_panic(line) {
+            failure = Some(line.text.to_owned());
+            return Next::Stop;
+        }
+        if let Some(json) = line.text.strip_prefix("@result ") {
+            match Said::parse(json) {
+                Ok(said) => told.push(said),
+                Err(error) => {
+                    failure = Some(format!("{error:#}"));
+                    return Next::Stop;
+                }
+            }
+        }
+        if told.last().is_some_and(|said| said.ok) { Next::Stop } else { Next::More }
+    })?;
+    let why = match (failure, boot.ending) {
+        (Some(why), _) => (Exit::Failed, why),
+        (None, Ending::Stopped) => return Ok(told),
+        (None, Ending::Late(place)) => (Exit::Timeout, format!("not done in time{place}")),
+        (None, ending) => (Exit::Failed, format!("it ended before the client was done: {ending:?}")),
+    };
+    Err(stop(
+        why.0,
+        format!("{title}: {}\n{}", why.1, boot.lines[boot.lines.len().saturating_sub(30)..].join("\n")),
+    ))
+}
+
+/// The rows of a backend; a side that was not measured has no runs.
+fn rows(backend: &str, ours: &[Told], peer: &[Told]) -> Result<Vec<Row>> {
+    let each = |runs: &[Told], figure: &dyn Fn(&Told) -> Option<f64>| {
+        runs.iter()
+            .map(|told| figure(told).context("a domain did not tell all its figures"))
+            .collect::<Result<Vec<_>>>()
+    };
+    let row = |name: String, unit, better, figure: &dyn Fn(&Told) -> Option<f64>| {
+        Ok::<_, anyhow::Error>(Row {
+            name: format!("{backend}: {name}"),
+            unit,
+            better,
+            ours: each(ours, figure)?,
+            peer: each(peer, figure)?,
+        })
+    };
+    let mut rows = vec![
+        row("client, kernel entry to userspace".to_owned(), "s", Better::Less, &|told| {
+            find(told, "client", "boot")?.uptime_s
+        })?,
+        row("ping, least".to_owned(), "ms", Better::Less, &|told| find(told, "client", "ping")?.least_ms)?,
+    ];
+    for (test, words) in TESTS {
+        rows.push(row(words.to_owned(), THROUGHPUT, Better::More, &|told| {
+            Some(find(told, "client", test)?.bits_per_second / 1e6)
+        })?);
+    }
+    for (test, words) in TESTS {
+        rows.push(row(words.to_owned(), PER_FRAME, Better::Less, &|told| {
+            let said = find(told, "client", test)?;
+            (said.frames > 0.0).then(|| said.seconds * 1e9 / said.frames)
+        })?);
+    }
+    Ok(rows)
+}
+
+fn find<'a>(told: &'a Told, role: &str, what: &str) -> Option<&'a Said> {
+    told.iter().find(|said| said.role == role && said.what == what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(rate: f64) -> Told {
+        let said =
+            |role: &str, what: &str| Said { role: role.to_owned(), what: what.to_owned(), ..Said::default() };
+        let mut told = vec![
+            Said { uptime_s: Some(9.0), ..said("driver", "boot") },
+            Said { uptime_s: Some(1.5), ..said("client", "boot") },
+            Said { least_ms: Some(0.2), ..said("client", "ping") },
+        ];
+        for (test, _) in TESTS {
+            told.push(Said { frames: 1000.0, seconds: 1.0, bits_per_second: rate, ..said("client", test) });
+        }
+        told
+    }
+
+    #[test]
+    fn figures_become_rows() {
+        let rows = rows("driver domain", &[told(2e9), told(2e9)], &[told(1e9), told(1e9)]).unwrap();
+        assert_eq!(rows.len(), 2 + 2 * TESTS.len());
+        assert_eq!(rows[0].ours, [1.5, 1.5]);
+        let tcp = rows.iter().find(|row| row.name == "driver domain: TCP, client to backend").unwrap();
+        assert_eq!((tcp.unit, tcp.ratio()), (THROUGHPUT, Some(2.0)));
+        let cost = rows.iter().find(|row| row.unit == PER_FRAME).unwrap();
+        assert!((cost.peer[0] - 1e6).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_side_that_was_not_measured_has_no_ratio() {
+        let rows = rows("PV dom0", &[], &[told(1e9)]).unwrap();
+        assert!(rows.iter().all(|row| row.ours.is_empty() && row.ratio().is_none()));
+        assert!(self::rows("x", &[], &[Told::new()]).is_err());
+    }
+}
