@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -13,23 +13,18 @@ use super::dom0::{Dom0, File, Layout};
 use super::record::Report;
 use super::rows::{Better, Row};
 use crate::failure::{Exit, stop};
+use crate::image::Artefacts;
 use crate::linux::traffic::{Said, TESTS};
 use crate::linux::{self, Flavour};
 use crate::progress::Step;
-use crate::qemu::{self, Ending, Machine, Next};
+use crate::qemu::{self, Ending, Machine, Module, Next};
 use crate::{places, xen};
 
 /// What one boot told.
 type Told = Vec<Said>;
 
-/// Boots all in turns.
-pub fn measure((image, version): &(PathBuf, String), runs: u32, xen_only: bool) -> Result<Report> {
-    if !xen_only {
-        return Err(stop(
-            Exit::Failed,
-            "Tollgate has no driver domain for Linux yet, so there is nothing to compare; --xen-only measures Xen",
-        ));
-    }
+/// Boots all in turns; without the guests of ours, Xen alone.
+pub fn measure(made: Option<&Artefacts>, (image, version): &(PathBuf, String), runs: u32) -> Result<Report> {
     let dir = places::target().join("linux");
     let step = Step::new("Fetching Debian's kernels and Xen's toolstack");
     let kernel = linux::kernel(Flavour::Cloud, &dir, &step)?;
@@ -37,22 +32,31 @@ pub fn measure((image, version): &(PathBuf, String), runs: u32, xen_only: bool) 
     let bytes = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
     let files = [File { name: "kernel", bytes: &bytes }, File { name: "initramfs", bytes: &initramfs }];
     let dom0 = Dom0::make("dom0-linux", &files, &step)?;
+    let data = dir.join(DATA);
+    fs::write(&data, &initramfs).with_context(|| format!("cannot write {}", data.display()))?;
     drop(step);
 
     let sides = [
         (Layout::Driver, dom0.machine(image, Layout::Driver)),
         (Layout::Dom0, dom0.machine(image, Layout::Dom0)),
     ];
+    let ours = made.map(|made| on_tollgate(made, &kernel, &data, &sides[0].1)).transpose()?;
     let mut told: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
     for run in 1..=runs {
+        if let Some(machine) = &ours {
+            let title = format!("Linux on Tollgate, run {run} of {runs}");
+            told.entry(OURS).or_default().push(boot(machine, &title)?);
+        }
         for (layout, machine) in &sides {
             let title = format!("Linux on {}, backend {}, run {run} of {runs}", xen::NAME, layout.name());
             told.entry(layout.name()).or_default().push(boot(machine, &title)?);
         }
     }
-    let mut rows = rows("driver domain", &[], told.get("driver").map_or(&[], Vec::as_slice))?;
+    let runs_of = |side: &str| told.get(side).map_or(&[][..], Vec::as_slice);
+    let mut rows = rows("driver domain", runs_of(OURS), runs_of(Layout::Driver.name()))?;
     let bars = rows.iter().filter(|row| row.unit == THROUGHPUT).cloned().collect();
-    rows.extend(self::rows("PV dom0", &[], told.get("dom0").map_or(&[], Vec::as_slice))?);
+    // Tollgate has no dom0: its driver domain stands beside it.
+    rows.extend(self::rows("PV dom0", runs_of(OURS), runs_of(Layout::Dom0.name()))?);
     let mut notes = vec![
         format!("{}: {version}", xen::PACKAGE),
         format!("kernel of the domains: {}", kernel.file_name().unwrap_or_default().to_string_lossy()),
@@ -68,6 +72,27 @@ pub fn measure((image, version): &(PathBuf, String), runs: u32, xen_only: bool) 
     })
 }
 
+/// The store, which writes what a toolstack would, the driver domain and its client, on the machine Xen has.
+fn on_tollgate(made: &Artefacts, kernel: &Path, data: &Path, peer: &Machine) -> Result<Machine> {
+    let mut machine = Machine { image: made.image.clone(), modules: Vec::new(), ..peer.clone() };
+    machine.cmdline = "when_done=poweroff copy=sse2".to_owned();
+    let domain = |name: &str| {
+        let string = format!("domain={name} mem=256M data={DATA} -- console=hvc0 quiet role={name}");
+        Module::new(kernel, string)
+    };
+    machine.modules = vec![
+        Module::new(made.guest("store")?, "domain=store store -- name=2:driver name=3:client vif=3:2"),
+        domain("driver"),
+        domain("client"),
+        Module::new(data, "data"),
+    ];
+    Ok(machine)
+}
+
+/// Among the sides.
+const OURS: &str = "tollgate";
+/// The initramfs of the domains.
+const DATA: &str = "traffic.cpio";
 const THROUGHPUT: &str = "Mbit/s";
 const PER_FRAME: &str = "instructions per frame";
 

@@ -160,6 +160,8 @@ impl Device {
                     side.push(("handle", self.number.to_string()));
                     side.push(("mac", mac.clone()));
                 }
+                // xen-netback does not begin without one; it goes to the backend domain's udev rules.
+                back.push(("script", "/etc/xen/scripts/vif-bridge".to_string()));
             }
             Kind::Vbd { file } => {
                 let id = self.id().to_string();
@@ -205,6 +207,7 @@ mod tests {
         let get = |at: &str| value(&store, at);
         assert_eq!(get("/local/domain/2/device/vif/1/backend").unwrap(), "/local/domain/1/backend/vif/2/1");
         assert_eq!(get("/local/domain/1/backend/vif/2/1/mac").unwrap(), "00:16:3e:00:02:01");
+        assert!(get("/local/domain/1/backend/vif/2/1/script").is_some());
         assert_eq!(get("/local/domain/1/backend/vbd/2/51712/params").unwrap(), "/dev/ram0");
         assert_eq!(get("/local/domain/2/device/vbd/51712/virtual-device").unwrap(), "51712");
         let node = store.tree().get("/local/domain/1/backend/vif/2/0/state").unwrap();
