@@ -1,8 +1,8 @@
 //! What a workload needs of an implementation, and the cast of domains it plays with.
 
 use crate::machine::{Machine, Shape};
+use crate::primitive::Ordering;
 use gnttab_fast::abi::{Copy, MapGrantRef, UnmapGrantRef, gtf};
-use std::sync::atomic::Ordering;
 
 /// The calling domain: the backend.
 pub const ME: u16 = 1;

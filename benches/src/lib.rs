@@ -6,7 +6,8 @@
 //! process, verifies every answer, and compares.
 //!
 //! `cargo xtask bench` runs the A/B runner, `cargo xtask report` writes what it measured to `results/`: [`report`]
-//! makes verdicts, plots and a page.
+//! makes verdicts, plots and a page. `simulate` (feature `lines`) plays both engines on a model of cache-line
+//! ownership with up to 256 CPUs; [`sim`] is what it says.
 
 pub mod ab;
 pub mod baseline;
@@ -17,6 +18,8 @@ pub mod machine;
 pub mod ours;
 mod p2m;
 pub mod placement;
+mod primitive;
 pub mod report;
+pub mod sim;
 pub mod stage;
 pub mod workload;

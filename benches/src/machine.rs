@@ -6,8 +6,8 @@
 //! After its data frames each domain has its grant table; the rest of its share is never touched, and so
 //! takes no memory.
 
+use crate::primitive::AtomicU32;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
 
 /// Bytes in a frame.
 pub const PAGE: usize = 4096;

@@ -8,6 +8,7 @@
 use crate::engine::{self, Engine, GRANTERS, MAPTRACK_FRAMES, ME};
 use crate::machine::{Machine, PAGE};
 use crate::p2m::P2m;
+use crate::primitive::{AtomicU32, AtomicU64, Ordering, fence};
 use copy_engine::{Choice, Scratch};
 use crossbeam_epoch::{Collector, LocalHandle};
 use gnttab_fast::abi::{self, MapGrantRef, UnmapGrantRef, op};
@@ -18,7 +19,6 @@ use gnttab_fast::{
 use maptrack::{HeapPages, Page, PageSource};
 use std::cell::OnceCell;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;

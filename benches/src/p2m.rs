@@ -1,6 +1,6 @@
 //! Nested page tables as both engines walk them: four levels of 512, as the processor does.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::primitive::{AtomicU64, Ordering};
 
 /// Nested page tables: four levels of 512, as the processor walks them.
 pub(crate) struct P2m {

@@ -389,6 +389,23 @@ impl Player {
         Ok(())
     }
 
+    /// Checks that the bytes of the last round's copies are where they belong, if nothing else wrote there.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn copied_right(&self, machine: &Machine) -> Result<()> {
+        for step in &self.steps {
+            let Prepared::Copy { ops, frames, .. } = step else { continue };
+            for (op, &(from, to)) in ops.iter().zip(frames) {
+                let len = usize::from(op.len);
+                let want = machine.bytes(from, usize::from(op.source.offset), len);
+                let got = machine.bytes(to, usize::from(op.dest.offset), len);
+                ensure!(want == got, "frame {to} is not what was copied from frame {from}");
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the statuses of the last round.
     ///
     /// # Errors

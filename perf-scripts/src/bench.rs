@@ -31,7 +31,7 @@ pub struct BenchArgs {
 
 /// The verb `bench`.
 pub fn bench(args: &BenchArgs) -> Result<()> {
-    let mut runner = program("ab")?;
+    let mut runner = program("ab", &[])?;
     runner.args(["--filter", &args.filter]);
     if args.quick {
         runner.arg("--quick");
@@ -63,7 +63,12 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     if args.rows.is_none() {
         bench(&BenchArgs { quick: args.quick, filter: String::new(), json: Some(measured.clone()) })?;
     }
-    let mut writer = program("report")?;
+    let points = places::target().join("simulated.json");
+    let mut simulator = program("simulate", &["--features", "lines"])?;
+    simulator.arg("--json").arg(&points);
+    speak(simulator)?;
+    let mut writer = program("report", &[])?;
+    writer.arg("--simulated").arg(&points);
     writer.arg("--rows").arg(args.rows.as_ref().unwrap_or(&measured)).args(["--command", command]);
     writer.arg("--root").arg(places::root());
     if let Some(out) = &args.out {
@@ -73,10 +78,10 @@ pub fn report(args: &ReportArgs) -> Result<()> {
 }
 
 /// Builds a program of `benches`, optimised, and returns the command that starts it.
-pub fn program(name: &str) -> Result<Command> {
+fn program(name: &str, more: &[&str]) -> Result<Command> {
     let step = Step::new("Building the runner (not counted in any time)");
     let mut command = places::cargo();
-    command.args(["build", "--locked", "--release", "-p", "benches", "--bin", name]);
+    command.args(["build", "--locked", "--release", "-p", "benches", "--bin", name]).args(more);
     let done = run(&mut command, &step, BUILD_LIMIT)?;
     if !done.status.success() {
         return Err(stop(Exit::Build, format!("{}\nthe runner does not build", done.tail(30))));
@@ -85,7 +90,7 @@ pub fn program(name: &str) -> Result<Command> {
 }
 
 /// Runs a program that writes to our terminal itself.
-pub fn speak(mut program: Command) -> Result<()> {
+fn speak(mut program: Command) -> Result<()> {
     let status = program.status().with_context(|| format!("cannot start {program:?}"))?;
     if status.success() { Ok(()) } else { Err(stop(Exit::Failed, format!("the runner ended with {status}"))) }
 }

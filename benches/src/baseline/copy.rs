@@ -4,9 +4,9 @@ use super::locks::Cpu;
 use super::{Domain, Xen};
 use crate::engine::ME;
 use crate::machine::PAGE;
+use crate::primitive::Ordering;
 use gnttab_fast::abi::{Copy, CopyPtr, copy_flags};
 use gnttab_fast::{DomId, Status};
-use std::sync::atomic::Ordering;
 
 /// One side of a copy as it is held between elements.
 struct Buffer<'x> {

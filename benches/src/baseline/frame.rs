@@ -1,6 +1,6 @@
 //! Page references and type references: counted words per frame, changed by compare-exchange.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use crate::primitive::{AtomicU16, AtomicU64, Ordering};
 
 const ALLOCATED: u64 = 1 << 63;
 const COUNT: u64 = (1 << 55) - 1;

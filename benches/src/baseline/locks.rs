@@ -1,7 +1,6 @@
 //! The locks: a ticket lock, and the reader-writer lock whose readers announce themselves per CPU.
 
-use std::hint::spin_loop;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+use crate::primitive::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence, spin_loop};
 
 /// What a CPU keeps for itself.
 pub(super) struct Cpu {
@@ -53,10 +52,10 @@ impl TicketLock {
     }
 
     #[inline]
-    fn half(&self) -> &std::sync::atomic::AtomicU16 {
+    fn half(&self) -> &AtomicU16 {
         // SAFETY: the lower half of a live, aligned word on a little-endian machine; x86 gives mixed sizes
         // the meaning intended here. Only the holder writes this half.
-        unsafe { std::sync::atomic::AtomicU16::from_ptr(self.0.as_ptr().cast()) }
+        unsafe { AtomicU16::from_ptr(self.0.as_ptr().cast()) }
     }
 }
 

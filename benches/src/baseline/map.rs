@@ -3,9 +3,9 @@
 use super::locks::Cpu;
 use super::table::Table;
 use super::{Domain, Xen};
+use crate::primitive::{AtomicU16, Ordering, fence};
 use gnttab_fast::Status;
 use gnttab_fast::abi::{MapGrantRef, UnmapGrantRef, map_flags};
-use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 /// Unmaps done between two flushes.
 const CHUNK: usize = 32;

@@ -1,9 +1,9 @@
 //! Handles in FIFO lists per vCPU, linked through the entries; entries go home to the vCPU they came from.
 
 use super::locks::{Cpu, TicketLock};
+use crate::primitive::{AtomicU16, AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 const TAIL: u32 = u32::MAX;
 const PER_PAGE: u32 = 256;

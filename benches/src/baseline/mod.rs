@@ -35,12 +35,12 @@ mod table;
 use crate::engine::{Engine, GRANTERS, MAPTRACK_FRAMES, ME, map_gfn};
 use crate::machine::Machine;
 use crate::p2m::P2m;
+use crate::primitive::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use frame::PageInfo;
 use gnttab_fast::abi::{Copy, MapGrantRef, UnmapGrantRef};
 use locks::{Cpu, GfnLock};
 use maptrack::Maptrack;
-use std::sync::atomic::{AtomicU64, Ordering};
 use table::Table;
 
 /// Buckets of the domain hash.

@@ -3,9 +3,9 @@
 use super::locks::{Cpu, PercpuRwLock, TicketLock};
 use super::{Domain, Xen};
 use crate::engine::ME;
+use crate::primitive::{AtomicU16, AtomicU32, Ordering};
 use gnttab_fast::Status;
 use gnttab_fast::abi::gtf;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// Pin counters, eight bits each, in one word.
 pub(super) const PIN_READ: u32 = 1;

@@ -14,6 +14,9 @@ struct Args {
     /// The rows, as `ab --json` wrote them
     #[arg(long)]
     rows: PathBuf,
+    /// The simulator's points, as `simulate --json` wrote them
+    #[arg(long)]
+    simulated: Option<PathBuf>,
     /// The command that measured them, for the note
     #[arg(long)]
     command: String,
@@ -28,9 +31,17 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let text = fs::read_to_string(&args.rows).with_context(|| format!("reading {}", args.rows.display()))?;
+    let simulated = match &args.simulated {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?
+        }
+        None => Vec::new(),
+    };
     let gates = args.root.join("results/gates.toml");
     let input = Input {
         rows: serde_json::from_str(&text).with_context(|| format!("{}", args.rows.display()))?,
+        simulated,
         gates: fs::read_to_string(&gates).with_context(|| format!("reading {}", gates.display()))?,
         machine: machine(),
         command: args.command,

@@ -6,6 +6,7 @@ mod svg;
 mod verdict;
 
 use crate::ab::Row;
+use crate::sim::Point;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,6 +18,8 @@ pub use verdict::{Verdict, verdicts};
 pub struct Input {
     /// The A/B runner's rows.
     pub rows: Vec<Row>,
+    /// The simulator's points; none if it was not run.
+    pub simulated: Vec<Point>,
     /// The gates file, for the instruction counts of whole hypercalls.
     pub gates: String,
     /// The machine, in lines.
@@ -43,7 +46,7 @@ pub fn write(input: &Input, out: &Path) -> Result<Vec<Verdict>> {
     put("rows.csv", &csv(&input.rows))?;
     put("rows.json", &serde_json::to_string_pretty(&input.rows)?)?;
     put("env.txt", &format!("{}\nmeasured with: {}\n", input.machine.trim_end(), input.command))?;
-    let plots = plots::all(&input.rows)?;
+    let plots = plots::all(&input.rows, &input.simulated)?;
     for plot in &plots {
         put(&format!("{}.svg", plot.name), &plot.file())?;
     }
@@ -131,9 +134,9 @@ mod tests {
 
     #[test]
     fn plots_are_made_of_few_rows_too() {
-        assert!(plots::all(&[]).expect("no rows, no plots").is_empty());
+        assert!(plots::all(&[], &[]).expect("no rows, no plots").is_empty());
         let rows = [row("copy.gref_own.b32.64", 19.0, 88.0), row("sweep.heat.64.2", 1.0, 2.0)];
-        let plots = plots::all(&rows).expect("plots");
+        let plots = plots::all(&rows, &[]).expect("plots");
         assert!(plots.iter().all(|p| p.file().contains("prefers-color-scheme")));
         assert_eq!(plots.len(), 2);
     }

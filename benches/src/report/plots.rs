@@ -2,6 +2,7 @@
 
 use super::svg::{self, INK, MESH, OURS, OURS2, PAPER, PEER, PEER2};
 use crate::ab::Row;
+use crate::sim::Point;
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -99,7 +100,7 @@ fn sheet(
 ///
 /// # Errors
 /// If one cannot be drawn.
-pub fn all(rows: &[Row]) -> Result<Vec<Plot>> {
+pub fn all(rows: &[Row], simulated: &[Point]) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     let headline: Vec<&Row> = rows.iter().filter(|r| is_headline(&r.name)).collect();
     if !headline.is_empty() {
@@ -147,6 +148,32 @@ pub fn all(rows: &[Row]) -> Result<Vec<Plot>> {
             label,
             points: scaling(rows, grefs, peer),
             colour,
+        }),
+    )?);
+    let sim = [
+        ("own grefs, ours", "ours", "own", OURS),
+        ("own grefs, baseline", "xen", "own", PEER),
+        ("same grefs, ours", "ours", "same", OURS2),
+        ("same grefs, baseline", "xen", "same", PEER2),
+    ];
+    plots.extend(lines(
+        "simulated",
+        "Time per element of each CPU, simulated from the ownership of cache lines: the shipped code and the \
+         baseline, copies of 64 bytes, one granter. The unit is that of the model, in which a hit takes 1 ns \
+         and a line from another CPU 60 ns.",
+        ["CPUs", "model ns per element"],
+        &sim.map(|(label, engine, grefs, colour)| {
+            let mine = simulated.iter().filter(|p| p.engine == engine && p.grefs == grefs);
+            Line { label, points: mine.map(|p| (f64::from(p.cpus), p.time)).collect(), colour }
+        }),
+    )?);
+    plots.extend(lines(
+        "lines",
+        "Cache lines that move from one CPU to another per copied element, in the same runs of the simulator.",
+        ["CPUs", "lines moved per element"],
+        &sim.map(|(label, engine, grefs, colour)| {
+            let mine = simulated.iter().filter(|p| p.engine == engine && p.grefs == grefs);
+            Line { label, points: mine.map(|p| (f64::from(p.cpus), p.moved.max(0.01))).collect(), colour }
         }),
     )?);
     Ok(plots)
