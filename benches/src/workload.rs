@@ -412,12 +412,14 @@ impl Player {
     /// The first that is not `GNTST_okay`.
     pub fn statuses_good<E: Engine>(&self) -> Result<()> {
         for step in &self.steps {
-            let bad = match step {
-                Prepared::Copy { ops, .. } => ops.iter().position(|o| o.status != 0),
-                Prepared::Map { ops, .. } => ops.iter().position(|o| o.status != 0),
-                Prepared::Unmap { ops, .. } => ops.iter().position(|o| o.status != 0),
+            let statuses: Vec<i16> = match step {
+                Prepared::Copy { ops, .. } => ops.iter().map(|o| o.status).collect(),
+                Prepared::Map { ops, .. } => ops.iter().map(|o| o.status).collect(),
+                Prepared::Unmap { ops, .. } => ops.iter().map(|o| o.status).collect(),
             };
-            ensure!(bad.is_none(), "{}: element {} failed", E::NAME, bad.unwrap_or(0));
+            if let Some((at, status)) = statuses.iter().enumerate().find(|(_, status)| **status != 0) {
+                anyhow::bail!("{}: element {at} failed with status {status}", E::NAME);
+            }
         }
         Ok(())
     }

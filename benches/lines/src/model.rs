@@ -39,7 +39,9 @@ impl Line {
     }
 
     fn take(&mut self, cpu: usize, kind: Kind) {
-        if kind == Kind::Load {
+        if kind == Kind::Load && self.owner == cpu + 1 {
+            // Its own reads leave it the owner.
+        } else if kind == Kind::Load {
             if let Some(before) = self.owner.checked_sub(1) {
                 self.sharers[before / 64] |= 1 << (before % 64);
             }
@@ -250,6 +252,17 @@ mod tests {
         let (first, second) = (play(), play());
         assert_eq!(first, second);
         assert!(first.moved > 0);
+    }
+
+    #[test]
+    fn one_cpu_moves_nothing() {
+        let word = AtomicU64::new(0);
+        let totals = run(1, |_| {
+            for _ in 0..10 {
+                word.store(word.load(Ordering::Relaxed) + 1, Ordering::Release);
+            }
+        });
+        assert_eq!((totals.moved, totals.time), (0, 20 * HIT));
     }
 
     #[test]
