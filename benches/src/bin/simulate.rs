@@ -13,8 +13,9 @@ use copy_engine::Choice;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// Run both engines on a model of cache-line ownership with more CPUs than there are. The same figures every
-/// time, on any machine.
+/// Run both engines on a model of cache-line ownership with more CPUs than there are. One command
+/// gives the same figures each time; which words share a line depends on where the allocator puts them, so
+/// another number of CPUs or another build moves the contended rows.
 #[derive(Parser)]
 struct Args {
     /// The most CPUs
