@@ -9,6 +9,7 @@
 //! beside the other thread. Nothing that wakes a sleeper is inside the timing, and the number of repetitions
 //! is found by the work's own time: a futex's wake-up takes longer than a sample does.
 
+use crate::lines::LineCosts;
 use crate::placement::{Placement, switches};
 use serde::{Deserialize, Serialize};
 use std::hint::spin_loop;
@@ -45,6 +46,9 @@ pub struct Row {
     /// Events per element, where there is a counter for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
+    /// What cache lines cost when it was measured, in rows of two threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<LineCosts>,
 }
 
 /// What the processor counted per element, ours and the baseline's.
@@ -237,6 +241,7 @@ fn compare_timed(
         samples: clean.len(),
         clean: undisturbed,
         counters: None,
+        lines: None,
     }
 }
 

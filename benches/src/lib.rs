@@ -7,13 +7,14 @@
 //!
 //! `cargo xtask bench` runs the A/B runner, `cargo xtask report` writes what it measured to `results/`: [`report`]
 //! makes verdicts, plots and a page. `simulate` (feature `lines`) plays both engines on a model of cache-line
-//! ownership with up to 256 CPUs; [`sim`] is what it says.
+//! ownership with up to 256 CPUs, with the costs that [`lines`] measures; [`sim`] is what it says.
 
 pub mod ab;
 pub mod baseline;
 pub mod counters;
 pub mod engine;
 pub mod handles;
+pub mod lines;
 pub mod machine;
 pub mod ours;
 mod p2m;

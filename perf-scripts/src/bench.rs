@@ -65,11 +65,12 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     }
     let points = places::target().join("simulated.json");
     let mut simulator = program("simulate", &["--features", "lines"])?;
-    simulator.arg("--json").arg(&points);
+    let rows = args.rows.as_ref().unwrap_or(&measured);
+    simulator.arg("--rows").arg(rows).arg("--json").arg(&points);
     speak(simulator)?;
     let mut writer = program("report", &[])?;
     writer.arg("--simulated").arg(&points);
-    writer.arg("--rows").arg(args.rows.as_ref().unwrap_or(&measured)).args(["--command", command]);
+    writer.arg("--rows").arg(rows).args(["--command", command]);
     writer.arg("--root").arg(places::root());
     if let Some(out) = &args.out {
         writer.arg("--out").arg(out);

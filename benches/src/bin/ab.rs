@@ -7,7 +7,7 @@ use benches::counters::Counting;
 use benches::ours::Ours;
 use benches::placement::Placement;
 use benches::workload::{self, Player, Seat, Workload};
-use benches::{engine, handles};
+use benches::{engine, handles, lines};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use copy_engine::Choice;
@@ -154,7 +154,8 @@ fn together(w: &Workload, name: &str, seat: Seat, cpus: [usize; 2], samples: usi
         bail!("does not fit the machine twice");
     };
     let elements = a0.elements();
-    let row = ab::compare_pairs(
+    let lines = lines::measure(cpus);
+    let mut row = ab::compare_pairs(
         name,
         UNIT,
         elements,
@@ -163,6 +164,7 @@ fn together(w: &Workload, name: &str, seat: Seat, cpus: [usize; 2], samples: usi
         [&mut || a0.round(&ours), &mut || a1.round(&ours)],
         [&mut || b0.round(&xen), &mut || b1.round(&xen)],
     );
+    row.lines = Some(lines);
     for (player, seed) in [(a0, 1), (a1, 2)] {
         player.statuses_good::<Ours<'_>>()?;
         player.verified_round(&ours, &machine, seed)?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use benches::report::{self, Input};
+use benches::sim::Simulated;
 use clap::Parser;
 use std::fmt::Write as _;
 use std::fs;
@@ -36,7 +37,7 @@ fn main() -> Result<()> {
             let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
             serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?
         }
-        None => Vec::new(),
+        None => Simulated::default(),
     };
     let gates = args.root.join("results/gates.toml");
     let input = Input {

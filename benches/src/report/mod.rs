@@ -6,7 +6,7 @@ mod svg;
 mod verdict;
 
 use crate::ab::Row;
-use crate::sim::Point;
+use crate::sim::Simulated;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,8 +18,8 @@ pub use verdict::{Verdict, verdicts};
 pub struct Input {
     /// The A/B runner's rows.
     pub rows: Vec<Row>,
-    /// The simulator's points; none if it was not run.
-    pub simulated: Vec<Point>,
+    /// What the simulator said; nothing if it was not run.
+    pub simulated: Simulated,
     /// The gates file, for the instruction counts of whole hypercalls.
     pub gates: String,
     /// The machine, in lines.
@@ -109,6 +109,7 @@ mod tests {
             samples: 3,
             clean: 3,
             counters: None,
+            lines: None,
         }
     }
 
@@ -134,9 +135,9 @@ mod tests {
 
     #[test]
     fn plots_are_made_of_few_rows_too() {
-        assert!(plots::all(&[], &[]).expect("no rows, no plots").is_empty());
+        assert!(plots::all(&[], &Simulated::default()).expect("no rows, no plots").is_empty());
         let rows = [row("copy.gref_own.b32.64", 19.0, 88.0), row("sweep.heat.64.2", 1.0, 2.0)];
-        let plots = plots::all(&rows, &[]).expect("plots");
+        let plots = plots::all(&rows, &Simulated::default()).expect("plots");
         assert!(plots.iter().all(|p| p.file().contains("prefers-color-scheme")));
         assert_eq!(plots.len(), 2);
     }

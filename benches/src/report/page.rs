@@ -2,6 +2,7 @@
 
 use super::plots::Plot;
 use super::{Input, Verdict, svg};
+use crate::sim::Simulated;
 use std::fmt::Write as _;
 
 const STYLE: &str = "body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;\
@@ -29,9 +30,10 @@ pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
             out,
             "<figure>{}<figcaption>{}</figcaption></figure>",
             plot.inline(),
-            escape(plot.caption)
+            escape(&plot.caption)
         );
     }
+    simulator(&mut out, &input.simulated);
     rows(&mut out, input);
     let _ = writeln!(
         out,
@@ -82,6 +84,50 @@ fn baseline(out: &mut String, verdicts: &[Verdict]) {
         let _ = writeln!(out, "<li>{}: {:.0} %{mark}</li>", escape(&v.what), share * 100.0);
     }
     out.push_str("</ul>\n");
+}
+
+/// How far the simulator holds: its word for what was measured as well.
+fn simulator(out: &mut String, simulated: &Simulated) {
+    let Some(machine) = simulated.machine else { return };
+    let _ = writeln!(
+        out,
+        "<h2>How far the simulator holds</h2>\n<p>It runs the shipped code on a model of who owns which cache \
+         line. The model's costs are this machine's, measured by themselves beside each row of two threads; what \
+         the code does besides is taken from the row of one thread, and two threads and more are the model's \
+         word. The middle of those costs, used for the plots: a locked addition to a line of one's own {:.1} ns, \
+         a store and a full barrier {:.1} ns, one way of a ping-pong {:.0} ns, an addition to a word that another \
+         processor adds to {:.1} ns, to a line taken over from it {:.0} ns. A virtual machine's processors may be \
+         near each other in one row and far apart in the next; each line below is with the costs measured just \
+         before it. Each is run with both threads in step and later and later, and both with misses \
+         that pass beside other work as those of independent lines do here and with misses that are all waited for: \
+         the mean, and the least and the most.</p>\n<table><tr><th>row</th><th>engine</th>\
+         <th class=n>ping-pong, ns</th><th class=n>measured, ns</th><th class=n>model, ns</th>\
+         <th class=n>least - most</th><th class=n>model / measured</th></tr>",
+        machine.locked, machine.store_fence, machine.ping_pong, machine.contended, machine.taken
+    );
+    for c in &simulated.checks {
+        // A twentieth beside the range is rounding and noise.
+        let within = c.measured >= c.range.0 * 0.95 && c.measured <= c.range.1 * 1.05;
+        let class = if within { "n" } else { "\"n no\"" };
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td class=n>{:.0}</td><td class=n>{:.1}</td><td class=n>{:.1}</td>\
+             <td class=n>{:.0} - {:.0}</td><td class={class}>{:.0} %</td></tr>",
+            escape(&c.name),
+            c.engine,
+            c.ping_pong,
+            c.measured,
+            c.model,
+            c.range.0,
+            c.range.1,
+            c.share() * 100.0
+        );
+    }
+    out.push_str(
+        "</table>\n<p>Marked: measured outside what the model says. It knows neither which accesses depend on \
+         each other, nor prefetching, nor caches of limited size; read the plots for where lines begin to be \
+         queued for, not for nanoseconds.</p>\n",
+    );
 }
 
 fn rows(out: &mut String, input: &Input) {

@@ -2,7 +2,7 @@
 
 use super::svg::{self, INK, MESH, OURS, OURS2, PAPER, PEER, PEER2};
 use crate::ab::Row;
-use crate::sim::Point;
+use crate::sim::{Point, Simulated};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -11,9 +11,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 /// A finished picture.
 pub struct Plot {
     /// The file's name, without its ending.
-    pub name: &'static str,
+    pub name: String,
     /// What it shows.
-    pub caption: &'static str,
+    pub caption: String,
     svg: String,
 }
 
@@ -80,8 +80,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws on a sheet of that size.
 fn sheet(
-    name: &'static str,
-    caption: &'static str,
+    name: &str,
+    caption: &str,
     size: (u32, u32),
     draw: impl FnOnce(&Area<'_>) -> Result<()>,
 ) -> Result<Plot> {
@@ -93,14 +93,14 @@ fn sheet(
         root.present().map_err(|e| anyhow!("{name}: {e}"))?;
     }
     // A view box in place of fixed measures would do as well; browsers scale both by the style sheet.
-    Ok(Plot { name, caption, svg: svg::themed(&text) })
+    Ok(Plot { name: name.into(), caption: caption.into(), svg: svg::themed(&text) })
 }
 
 /// Those plots for which there are rows.
 ///
 /// # Errors
 /// If one cannot be drawn.
-pub fn all(rows: &[Row], simulated: &[Point]) -> Result<Vec<Plot>> {
+pub fn all(rows: &[Row], simulated: &Simulated) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     let headline: Vec<&Row> = rows.iter().filter(|r| is_headline(&r.name)).collect();
     if !headline.is_empty() {
@@ -150,34 +150,58 @@ pub fn all(rows: &[Row], simulated: &[Point]) -> Result<Vec<Plot>> {
             colour,
         }),
     )?);
-    let sim = [
+    plots.extend(scaled(simulated)?);
+    Ok(plots)
+}
+
+/// A figure of a point.
+type Figure = fn(&Point) -> f64;
+
+/// What the simulator says of more CPUs: for each workload the time, the lines moved, and the steps that are
+/// one after the other.
+fn scaled(simulated: &Simulated) -> Result<Vec<Plot>> {
+    let lines_of = [
         ("own grefs, ours", "ours", "own", OURS),
         ("own grefs, baseline", "xen", "own", PEER),
         ("same grefs, ours", "ours", "same", OURS2),
         ("same grefs, baseline", "xen", "same", PEER2),
     ];
-    plots.extend(lines(
-        "simulated",
-        "Time per element of each CPU, simulated from the ownership of cache lines: the shipped code and the \
-         baseline, copies of 64 bytes, one granter. The unit is that of the model, in which a hit takes 1 ns \
-         and a line from another CPU 60 ns.",
-        ["CPUs", "model ns per element"],
-        &sim.map(|(label, engine, grefs, colour)| {
-            let mine = simulated.iter().filter(|p| p.engine == engine && p.grefs == grefs);
-            Line { label, points: mine.map(|p| (f64::from(p.cpus), p.time)).collect(), colour }
-        }),
-    )?);
-    plots.extend(lines(
-        "lines",
-        "Cache lines that move from one CPU to another per copied element, in the same runs of the simulator.",
-        ["CPUs", "lines moved per element"],
-        &sim.map(|(label, engine, grefs, colour)| {
-            let mine = simulated.iter().filter(|p| p.engine == engine && p.grefs == grefs);
-            Line { label, points: mine.map(|p| (f64::from(p.cpus), p.moved.max(0.01))).collect(), colour }
-        }),
-    )?);
+    let mut workloads: Vec<&str> = simulated.points.iter().map(|p| &p.workload[..]).collect();
+    workloads.dedup();
+    let figures: [(&str, &str, &str, Figure); 3] = [
+        ("time", "Simulated time per element of each CPU", "ns per element", |p| p.time),
+        (
+            "moved",
+            "Cache lines that move from one CPU to another, in the same runs",
+            "lines moved per element",
+            |p| p.moved.max(LEAST),
+        ),
+        (
+            "queued",
+            "Requests for a line that wait for another CPU's request, in the same runs: steps that are one \
+             after the other however many CPUs there are",
+            "requests waiting per element",
+            |p| p.queued.max(LEAST),
+        ),
+    ];
+    let mut plots = Vec::new();
+    for workload in workloads {
+        for (kind, what, unit, of) in figures {
+            let of_line = |&(label, engine, grefs, colour): &(&'static str, &str, &str, RGBColor)| {
+                let mine = |p: &&Point| p.workload == workload && p.engine == engine && p.grefs == grefs;
+                let points = simulated.points.iter().filter(mine).map(|p| (f64::from(p.cpus), of(p)));
+                Line { label, points: points.collect(), colour }
+            };
+            let name = format!("simulated-{kind}-{}", workload.split('.').next().unwrap_or(workload));
+            let caption = format!("{what}: {workload}, one granter.");
+            plots.extend(lines(&name, &caption, ["CPUs", unit], &lines_of.each_ref().map(of_line))?);
+        }
+    }
     Ok(plots)
 }
+
+/// What stands for none on a logarithmic axis.
+const LEAST: f64 = 0.01;
 
 /// Rows shown as bars: single operations and mixes, not points of sweeps.
 fn is_headline(name: &str) -> bool {
@@ -215,7 +239,7 @@ fn scaling(rows: &[Row], grefs: &str, peer: bool) -> Vec<(f64, f64)> {
 }
 
 /// A chart of lines over a logarithmic axis, with a logarithmic height where the values span much.
-fn lines(name: &'static str, caption: &'static str, axes: [&str; 2], lines: &[Line]) -> Result<Option<Plot>> {
+fn lines(name: &str, caption: &str, axes: [&str; 2], lines: &[Line]) -> Result<Option<Plot>> {
     let points = || lines.iter().flat_map(|l| l.points.iter().copied());
     if lines.iter().all(|l| l.points.len() < 2) {
         return Ok(None);
