@@ -4,6 +4,7 @@ use generator::Gn;
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 /// CPUs that fit a set of sharers.
 const MOST: usize = 256;
@@ -114,7 +115,9 @@ impl Line {
 
 struct Model {
     costs: Costs,
-    lines: HashMap<usize, Line>,
+    /// By their numbers. With a fixed hash: the order in which they are dropped decides where the next run's words
+    /// lie.
+    lines: HashMap<usize, Line, BuildHasherDefault<DefaultHasher>>,
     clocks: Vec<u64>,
     /// When the lines of all buffered stores are there.
     drained: Vec<u64>,
@@ -291,7 +294,7 @@ pub fn run<'a>(costs: Costs, cpus: usize, work: impl Fn(usize) + Copy + Send + '
     assert!(cpus <= MOST);
     let fresh = Model {
         costs,
-        lines: HashMap::new(),
+        lines: HashMap::default(),
         clocks: vec![0; cpus],
         drained: vec![0; cpus],
         began: vec![0; cpus],

@@ -62,6 +62,7 @@ impl Grefs {
 }
 
 fn main() -> Result<()> {
+    benches::placement::fix_addresses();
     let args = Args::parse();
     let text =
         std::fs::read_to_string(&args.rows).with_context(|| format!("reading {}", args.rows.display()))?;
