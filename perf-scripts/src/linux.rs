@@ -102,6 +102,13 @@ impl LinuxArgs {
             json: None,
         }
     }
+
+    /// The same with more for the kernel's command line.
+    #[must_use]
+    pub fn with(mut self, append: &str) -> Self {
+        append.clone_into(&mut self.append);
+        self
+    }
 }
 
 /// The verb itself.

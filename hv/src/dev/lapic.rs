@@ -1,9 +1,10 @@
-//! The virtual local APIC of a vCPU, in x2APIC mode.
+//! The virtual local APIC of a vCPU.
 //!
-//! A vCPU starts with its APIC in x2APIC mode and cannot leave it: every register is an MSR, nothing is mapped
-//! at [`BASE`], and no instruction has to be decoded. (Xen starts PVH vCPUs in xAPIC mode; kernels take
-//! the mode they find, as they do behind a BIOS that has switched it on.) Intel SDM vol. 3, 11.12; AMD APM vol.
-//! 2, 16.11.
+//! A vCPU starts with its APIC in x2APIC mode: every register is an MSR, and no instruction has to be decoded. (Xen
+//! starts PVH vCPUs in xAPIC mode; kernels take the mode they find, as they do behind a BIOS that has switched it
+//! on.) A guest may leave it for xAPIC mode by way of off, as on a CPU ([`Mode`]); then the registers are a page at
+//! [`BASE`] ([`xapic`]), where nothing is mapped, so that each access is an exit whose instruction is decoded
+//! ([`crate::vt::mmio`]). Intel SDM vol. 3, 11.12; AMD APM vol. 2, 16.11.
 //!
 //! **Who touches what.** Request bits (IRR) are set by any CPU; everything else by the pCPU that runs the
 //! vCPU. A sender sets its bit, sequentially consistent, and then wakes the vCPU (`sched::state`).
@@ -17,16 +18,44 @@
 //! registers without an effect.
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use maptrack::index_nospec;
 
 use crate::arch::x86::time;
 
+pub mod xapic;
+
 /// Where a local APIC has its registers in xAPIC mode; told in the MADT and in `IA32_APIC_BASE`.
 pub const BASE: u32 = 0xfee0_0000;
 /// The MSRs of the x2APIC.
 pub const MSRS: core::ops::RangeInclusive<u32> = 0x800..=0x8ff;
+
+/// The MSR that says where the registers are, and which mode they are in.
+pub const BASE_MSR: u32 = 0x1b;
+
+/// Whether an MSR is the local APIC's.
+#[must_use]
+#[inline]
+pub fn is_msr(msr: u32) -> bool {
+    msr == BASE_MSR || MSRS.contains(&msr)
+}
+
+/// How the registers are reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Mode {
+    /// Not at all.
+    Off = 0,
+    /// As a page of memory.
+    XApic = 2,
+    /// As MSRs.
+    X2Apic = 3,
+}
+
+/// Bits 10 and 11 of [`BASE_MSR`] are the mode, 11 the higher one of the two; bit 8 tells the boot CPU.
+const MODE_SHIFT: u32 = 10;
+const BOOT_CPU: u64 = 1 << 8;
 
 /// The APIC id of a vCPU: twice its number, as Xen has it.
 #[must_use]
@@ -86,29 +115,14 @@ pub enum Target {
     Id(u32),
     /// A cluster and a set in it.
     Logical(u32),
+    /// What a vCPU in xAPIC mode has chosen as its logical identifier.
+    Logical8(u8),
     /// The sender.
     Own,
     /// Everybody.
     All,
     /// Everybody but the sender.
     Others,
-}
-
-impl Target {
-    /// Is it meant for `vcpu`, when `sender` sent it?
-    #[must_use]
-    pub const fn is(self, vcpu: u32, sender: u32) -> bool {
-        match self {
-            Self::Id(id) => id == id_of(vcpu),
-            Self::Logical(dest) => {
-                let own = logical_id(vcpu);
-                dest >> 16 == own >> 16 && dest & own & 0xffff != 0
-            }
-            Self::Own => vcpu == sender,
-            Self::All => true,
-            Self::Others => vcpu != sender,
-        }
-    }
 }
 
 /// The logical id follows from the id: cluster above, place in it below.
@@ -157,6 +171,10 @@ pub struct Lapic {
     errors: AtomicU32,
     errors_shown: AtomicU32,
     command: AtomicU64,
+    mode: AtomicU8,
+    /// In xAPIC mode: the logical identifier and what it means, both the guest's.
+    logical_id: AtomicU32,
+    destination_format: AtomicU32,
     local: [AtomicU32; 6],
     timer_start: AtomicU32,
     timer_divide: AtomicU32,
@@ -175,6 +193,9 @@ impl Default for Lapic {
             errors: AtomicU32::new(0),
             errors_shown: AtomicU32::new(0),
             command: AtomicU64::new(0),
+            mode: AtomicU8::new(Mode::X2Apic as u8),
+            logical_id: AtomicU32::new(0),
+            destination_format: AtomicU32::new(u32::MAX),
             local: [const { AtomicU32::new(LVT_MASKED) }; 6],
             timer_start: AtomicU32::new(0),
             timer_divide: AtomicU32::new(0),
@@ -184,7 +205,68 @@ impl Default for Lapic {
 }
 
 impl Lapic {
-    /// The state after INIT.
+    /// How its registers are reached.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            0 => Mode::Off,
+            2 => Mode::XApic,
+            _ => Mode::X2Apic,
+        }
+    }
+
+    /// Changes the mode; false when a CPU would not: from x2APIC mode there is no way but off, from off none but
+    /// xAPIC mode. What goes off forgets its state.
+    #[must_use]
+    pub fn set_mode(&self, to: Mode) -> bool {
+        match (self.mode(), to) {
+            (Mode::X2Apic, Mode::XApic) | (Mode::Off, Mode::X2Apic) => return false,
+            (from, Mode::Off) if from != Mode::Off => self.reset(),
+            _ => {}
+        }
+        self.mode.store(to as u8, Ordering::Relaxed);
+        true
+    }
+
+    /// Is something that `sender` sent to `to` meant for this one, which is `vcpu`'s?
+    #[must_use]
+    pub fn is_meant(&self, to: Target, vcpu: u32, sender: u32) -> bool {
+        match to {
+            Target::Id(id) => id == id_of(vcpu),
+            Target::Logical(dest) => {
+                let own = logical_id(vcpu);
+                dest >> 16 == own >> 16 && dest & own & 0xffff != 0
+            }
+            Target::Logical8(dest) => self.is_logical(dest),
+            Target::Own => vcpu == sender,
+            Target::All => true,
+            Target::Others => vcpu != sender,
+        }
+    }
+
+    /// RDMSR of [`BASE_MSR`].
+    #[must_use]
+    pub fn base(&self, vcpu: u32) -> u64 {
+        let boot = if vcpu == 0 { BOOT_CPU } else { 0 };
+        u64::from(BASE) | u64::from(self.mode() as u8) << MODE_SHIFT | boot
+    }
+
+    /// WRMSR of [`BASE_MSR`]. The page cannot be moved.
+    ///
+    /// # Errors
+    /// Another place, a reserved bit, or a mode that cannot follow the present one: #GP.
+    pub fn set_base(&self, value: u64) -> Result<(), Refused> {
+        let mode = match value >> MODE_SHIFT & 3 {
+            0 => Mode::Off,
+            2 => Mode::XApic,
+            3 => Mode::X2Apic,
+            _ => return Err(Refused),
+        };
+        let rest = value & !BOOT_CPU & !(3 << MODE_SHIFT);
+        if rest == u64::from(BASE) && self.set_mode(mode) { Ok(()) } else { Err(Refused) }
+    }
+
+    /// The state after INIT, which leaves the mode as it is.
     pub fn reset(&self) {
         let fresh = Self::default();
         let words = |to: &[AtomicU32], from: &[AtomicU32]| {
@@ -198,6 +280,8 @@ impl Lapic {
         self.task_priority.store(0, Ordering::SeqCst);
         self.spurious.store(0xff, Ordering::SeqCst);
         self.command.store(0, Ordering::SeqCst);
+        self.logical_id.store(0, Ordering::SeqCst);
+        self.destination_format.store(u32::MAX, Ordering::SeqCst);
         self.timer_start.store(0, Ordering::SeqCst);
         self.timer_divide.store(0, Ordering::SeqCst);
         self.timer_ns.store(NO_TIMER, Ordering::SeqCst);
@@ -488,9 +572,10 @@ mod tests {
         assert_eq!(command(2 << 32 | 0x608).kind, Kind::Startup(8));
         assert_eq!(command(0xc_0400), Command { kind: Kind::Other(4), to: Target::Others });
         assert_eq!(command(0xffff_ffff << 32 | 0x30).to, Target::All);
-        assert!(Target::Logical(1 << 16 | 1 << 2).is(9, 0), "APIC id 18: cluster 1, place 2");
-        assert!(!Target::Logical(1 << 2).is(9, 0));
-        assert!(Target::Others.is(1, 0) && !Target::Others.is(0, 0));
+        let is = |to, vcpu, sender| Lapic::default().is_meant(to, vcpu, sender);
+        assert!(is(Target::Logical(1 << 16 | 1 << 2), 9, 0), "APIC id 18: cluster 1, place 2");
+        assert!(!is(Target::Logical(1 << 2), 9, 0));
+        assert!(is(Target::Others, 1, 0) && !is(Target::Others, 0, 0));
     }
 
     #[test]
@@ -503,6 +588,19 @@ mod tests {
         }
         for msr in [0x800, 0x801, 0x80b, 0x80e, 0x82f, 0x83f, 0x8ff] {
             assert_eq!(lapic.read(0, msr, 0), Err(Refused), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn the_base_tells_the_mode_and_changes_it() {
+        let lapic = Lapic::default();
+        assert_eq!((lapic.base(0), lapic.base(1)), (0xfee0_0d00, 0xfee0_0c00));
+        for bad in [0xfee0_0800, 0xfee0_0400, 0xfee1_0c00, 0xfee0_0c01, 1 << 40 | 0xfee0_0c00] {
+            assert_eq!(lapic.set_base(bad), Err(Refused), "{bad:#x}");
+        }
+        for good in [0xfee0_0c00, 0xfee0_0000, 0xfee0_0900, 0xfee0_0c00] {
+            assert_eq!(lapic.set_base(good), Ok(()), "{good:#x}");
+            assert_eq!(lapic.base(1), good & !BOOT_CPU);
         }
     }
 

@@ -33,6 +33,9 @@ pub struct Vcpu {
     pub(crate) upcall_vector: AtomicU32,
     /// System time at which the single-shot timer fires; [`NO_TIMER`] when it is off.
     pub(crate) timer_ns: AtomicU64,
+    /// System time of the periodic timer's next tick, or [`NO_TIMER`], and the time between two of them.
+    pub(crate) tick_ns: AtomicU64,
+    pub(crate) tick_period_ns: AtomicU64,
     /// System time at which a `SCHEDOP_poll` gives up; [`NO_TIMER`]: never.
     pub(crate) poll_until_ns: AtomicU64,
     /// The port a `SCHEDOP_poll` waits for, [`POLLING_ANY`] for several, or [`NOT_POLLING`].
@@ -101,6 +104,8 @@ impl Vcpu {
             info: Once::new(),
             upcall_vector: AtomicU32::new(0),
             timer_ns: AtomicU64::new(NO_TIMER),
+            tick_ns: AtomicU64::new(NO_TIMER),
+            tick_period_ns: AtomicU64::new(0),
             poll_until_ns: AtomicU64::new(NO_TIMER),
             poll: AtomicU32::new(NOT_POLLING),
             lapic: Lapic::default(),

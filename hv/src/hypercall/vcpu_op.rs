@@ -22,6 +22,10 @@ use crate::{
     vt::Width,
 };
 
+/// The periods of a periodic timer that Xen takes.
+const LEAST_PERIOD_NS: u64 = 1_000_000;
+const MOST_PERIOD_NS: u64 = u64::MAX >> 2;
+
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
     let [cmd, id, arg, ..] = call.args;
@@ -47,9 +51,16 @@ fn one(call: &Call<'_>, cmd: u32, vcpu: &Vcpu, arg: u64) -> Result<i64, Errno> {
         op::IS_UP => return Ok(i64::from(vcpu.is_up())),
         op::GET_RUNSTATE_INFO => write_runstate(call, vcpu, arg)?,
         op::REGISTER_RUNSTATE_MEMORY_AREA => register_runstate(call, vcpu, arg)?,
-        op::STOP_PERIODIC_TIMER => {}
-        // No periodic timer: a guest that wants one has the single shot.
-        op::SET_PERIODIC_TIMER => return Err(Errno::ENOSYS),
+        op::STOP_PERIODIC_TIMER => set_tick(vcpu, 0),
+        op::SET_PERIODIC_TIMER => {
+            let request: abi::SetPeriodicTimer = call.read(arg)?;
+            if !(LEAST_PERIOD_NS..=MOST_PERIOD_NS).contains(&request.period_ns) {
+                return Err(Errno::EINVAL);
+            }
+            own()?;
+            set_tick(vcpu, request.period_ns);
+            sched::timers_changed(vcpu);
+        }
         op::SET_SINGLESHOT_TIMER => {
             own()?;
             let (at, flags) = match call.width {
@@ -99,6 +110,14 @@ pub fn set_timer_op(call: &mut Call<'_>) -> Outcome {
 fn set_timer(vcpu: &Vcpu, at: u64) {
     vcpu.timer_ns.store(at, Ordering::SeqCst);
     sched::timers_changed(vcpu);
+}
+
+/// Sets or, with 0, stops the periodic timer; its first tick is one period from now. Whoever fires it meanwhile looks
+/// at the period last, so a stopped one stays so.
+fn set_tick(vcpu: &Vcpu, period: u64) {
+    vcpu.tick_period_ns.store(period, Ordering::SeqCst);
+    let first = if period == 0 { NO_TIMER } else { time::now_ns().saturating_add(period) };
+    vcpu.tick_ns.store(first, Ordering::SeqCst);
 }
 
 /// The address inside the `{ union { handle, u64 } }` that registers a memory area.

@@ -63,11 +63,11 @@ fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> 
             vt::cpuid::emulate(arch, domain.id.0, vcpu.id, vcpus, || grant_table::told_by_cpuid(domain));
             step_over(domain, arch);
         }
-        Exit::MsrRead(msr) if lapic::MSRS.contains(&msr) => local_apic::read(domain, vcpu, arch, msr),
-        Exit::MsrWrite(msr, value) if lapic::MSRS.contains(&msr) => {
+        Exit::MsrRead(msr) if lapic::is_msr(msr) => local_apic::read(domain, vcpu, arch, msr),
+        Exit::MsrWrite(msr, value) if lapic::is_msr(msr) => {
             local_apic::write(domain, vcpu, arch, msr, value);
         }
-        Exit::MsrRead(msr) => match vt::msr::read(arch, vcpu.id, msr) {
+        Exit::MsrRead(msr) => match vt::msr::read(arch, msr) {
             Ok(value) => {
                 arch.set_rax(value & 0xffff_ffff);
                 arch.gprs_mut().rdx = value >> 32;
@@ -194,6 +194,12 @@ fn nested_fault(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, gpa: u64, wri
         Some(_) => {
             rate_limited!(warn, "d{}v{}: write to read-only memory at {gpa:#x}", domain.id.0, vcpu.id);
             arch.inject_exception(GuestException::GeneralProtection);
+        }
+        None if gpa & !0xfff == u64::from(lapic::BASE)
+            && !exec
+            && vcpu.lapic.mode() == lapic::Mode::XApic =>
+        {
+            local_apic::access(domain, vcpu, arch, gpa, write);
         }
         None => {
             let what = match (exec, write) {

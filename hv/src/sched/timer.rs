@@ -1,4 +1,5 @@
-//! Timers of vCPUs: the single-shot timer, the time limit of `SCHEDOP_poll` and the local APIC's timer.
+//! Timers of vCPUs: the single-shot and the periodic timer, the time limit of `SCHEDOP_poll` and the local APIC's
+//! timer.
 //!
 //! A deadline stands in the vCPU (its own hypercalls set it); the pCPU the vCPU runs on, or ran on last, watches it. When a vCPU is
 //! switched in elsewhere its new pCPU watches as well, and the old one forgets it at its next look; should
@@ -27,7 +28,7 @@ pub(super) fn adopt(own: &CpuSched, vcpu: &Vcpu) {
 }
 
 fn earliest(vcpu: &Vcpu) -> u64 {
-    [&vcpu.timer_ns, &vcpu.poll_until_ns, &vcpu.lapic.timer_ns]
+    [&vcpu.timer_ns, &vcpu.tick_ns, &vcpu.poll_until_ns, &vcpu.lapic.timer_ns]
         .into_iter()
         .fold(NO_TIMER, |first, deadline| first.min(deadline.load(Ordering::SeqCst)))
 }
@@ -55,6 +56,16 @@ pub(super) fn expire(own: &CpuSched) {
         if fired(&vcpu.timer_ns, now) {
             event::raise_virq(&domain, id, VIRQ_TIMER);
         }
+        let tick = vcpu.tick_ns.load(Ordering::SeqCst);
+        if fired(&vcpu.tick_ns, now) {
+            let next = next_tick(tick, vcpu.tick_period_ns.load(Ordering::SeqCst), now);
+            // Stopped, or set anew, since: then that holds.
+            let _ = vcpu.tick_ns.compare_exchange(NO_TIMER, next, Ordering::SeqCst, Ordering::SeqCst);
+            if vcpu.tick_period_ns.load(Ordering::SeqCst) == 0 {
+                vcpu.tick_ns.store(NO_TIMER, Ordering::SeqCst);
+            }
+            event::raise_virq(&domain, id, VIRQ_TIMER);
+        }
         if fired(&vcpu.poll_until_ns, now) {
             end_poll(vcpu);
         }
@@ -79,6 +90,15 @@ fn fired(deadline: &AtomicU64, now: u64) -> bool {
         && deadline.compare_exchange(due, NO_TIMER, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
+/// The tick after `now` of a timer that was due at `due`: ticks that were missed are one.
+fn next_tick(due: u64, period: u64, now: u64) -> u64 {
+    let late = now.saturating_sub(due);
+    match late.checked_rem(period) {
+        Some(into) => now.saturating_add(period - into),
+        None => NO_TIMER,
+    }
+}
+
 /// The time limit of a poll is over.
 fn end_poll(vcpu: &Vcpu) {
     let waits = vcpu.poll.load(Ordering::SeqCst);
@@ -98,4 +118,18 @@ pub(super) fn arm(own: &CpuSched, turn_end: Option<u64>) {
         (turn, timer) => turn.or(timer),
     };
     apic::arm_oneshot(first);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_their_beat_and_missed_ones_are_one() {
+        assert_eq!(next_tick(100, 10, 100), 110);
+        assert_eq!(next_tick(100, 10, 103), 110);
+        assert_eq!(next_tick(100, 10, 147), 150);
+        assert_eq!(next_tick(100, 0, 147), NO_TIMER);
+        assert_eq!(next_tick(1, u64::MAX - 1, 5), u64::MAX);
+    }
 }

@@ -14,6 +14,7 @@
 pub mod capabilities;
 pub mod cpuid;
 pub mod insn;
+pub mod mmio;
 pub mod msr;
 mod svm;
 

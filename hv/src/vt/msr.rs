@@ -1,6 +1,6 @@
 //! Model-specific registers as guests see them.
 //!
-//! What is not listed here does not exist for a guest: #GP(0), which Linux's careful accessors expect.
+//! Those of the local APIC are not here ([`crate::dev::lapic`]). What is not listed does not exist for a guest: #GP(0), which Linux's careful accessors expect.
 #![forbid(unsafe_code)]
 
 use crossbeam_epoch::Guard;
@@ -10,7 +10,6 @@ use super::{GuestException, Vcpu, cpuid::HYPERCALL_MSR};
 use crate::{
     abi::xen::hypercall,
     arch::x86::time,
-    dev::lapic,
     mm::{
         guest::{Access, GuestSpace},
         p2m::P2m,
@@ -18,7 +17,6 @@ use crate::{
 };
 
 const TSC: u32 = 0x10;
-const APIC_BASE: u32 = 0x1b;
 const PATCH_LEVEL: u32 = 0x8b;
 const MTRR_CAP: u32 = 0xfe;
 const MISC_ENABLE: u32 = 0x1a0;
@@ -30,17 +28,13 @@ const AMD_SYSCFG: u32 = 0xc001_0010;
 const AMD_HWCR: u32 = 0xc001_0015;
 const AMD_INT_PENDING: u32 = 0xc001_0055;
 
-/// The local APIC's place, switched on and in x2APIC mode, which it cannot leave; the boot CPU has bit 8.
-const APIC_BASE_VALUE: u64 = lapic::BASE as u64 | 1 << 11 | 1 << 10;
-
 /// RDMSR.
 ///
 /// # Errors
 /// The exception the guest gets.
-pub fn read(vcpu: &Vcpu, id: u32, msr: u32) -> Result<u64, GuestException> {
+pub fn read(vcpu: &Vcpu, msr: u32) -> Result<u64, GuestException> {
     Ok(match msr {
         TSC => time::rdtsc(),
-        APIC_BASE => APIC_BASE_VALUE | if id == 0 { 1 << 8 } else { 0 },
         // No variable ranges, everything write-back: what Xen tells a PVH guest's careful reader as well.
         MTRR_CAP | MTRR_DEF_TYPE | MISC_ENABLE | AMD_SYSCFG | AMD_HWCR => 0,
         // The microcode is the host's business, and none is told; C1E is never on here. Linux reads the second without
@@ -63,7 +57,6 @@ pub fn write(vcpu: &mut Vcpu, p2m: &P2m, guard: &Guard, msr: u32, value: u64) ->
         PAT => vcpu.set_pat(value),
         EFER => vcpu.set_efer(value),
         TSC_AUX => vcpu.set_tsc_aux(value),
-        APIC_BASE => value & !(1 << 8) == APIC_BASE_VALUE,
         MISC_ENABLE | AMD_HWCR => value == 0,
         _ => false,
     };

@@ -13,6 +13,7 @@
 //! by looking at the code ([`super::insn`]), clean bits are not claimed, and a flush is a fresh ASID.
 
 mod cpu;
+mod emulate;
 mod maps;
 mod run;
 mod start;
@@ -338,19 +339,9 @@ impl Vcpu {
     /// The length of the instruction at RIP, which is known to be `insn`.
     fn length(&mut self, insn: Insn, p2m: &P2m, guard: &Guard) -> u64 {
         let c = self.state();
-        let long = self.width() == Width::Bits64;
         let (rip, cr3) = (c.rip, c.cr3);
-        let linear = if long { rip } else { rip.wrapping_add(c.cs.base) & 0xffff_ffff };
-        let mut bytes = [0; super::insn::MAX_LEN];
-        let space = GuestSpace::new(p2m, self.paging(), guard);
-        // Up to the end of the page: a longer instruction would be one with prefixes across it, and the rest is
-        // read only then.
-        let first = usize::try_from(0x1000 - (linear & 0xfff)).unwrap_or(0).min(bytes.len());
-        let mut got = if space.read(linear, &mut bytes[..first]).is_ok() { first } else { 0 };
-        if got == first && space.read(linear.wrapping_add(first as u64), &mut bytes[first..]).is_ok() {
-            got = bytes.len();
-        }
-        let length = insn.length_in(&bytes[..got], long);
+        let bytes = self.instruction(p2m, guard);
+        let length = insn.length_in(&bytes, self.width() == Width::Bits64);
         if insn == Insn::Vmmcall && length == 3 {
             self.hypercall_at = (rip, cr3);
         }

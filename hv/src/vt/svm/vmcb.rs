@@ -21,6 +21,8 @@ pub const DATA32: u16 = 0xc93;
 pub const TSS_BUSY: u16 = 0x08b;
 /// Attribute bit L: 64-bit code.
 pub const ATTR_LONG: u16 = 1 << 9;
+/// Segment attribute: 32-bit code, D of the descriptor.
+pub const ATTR_32: u16 = 1 << 10;
 
 /// Bits of `tlb_control`.
 pub const TLB_FLUSH_ALL: u8 = 1;
