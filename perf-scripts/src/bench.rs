@@ -79,7 +79,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
 }
 
 /// Builds a program of `benches`, optimised, and returns the command that starts it.
-fn program(name: &str, more: &[&str]) -> Result<Command> {
+pub fn program(name: &str, more: &[&str]) -> Result<Command> {
     let step = Step::new("Building the runner (not counted in any time)");
     let mut command = places::cargo();
     command.args(["build", "--locked", "--release", "-p", "benches", "--bin", name]).args(more);
@@ -91,7 +91,7 @@ fn program(name: &str, more: &[&str]) -> Result<Command> {
 }
 
 /// Runs a program that writes to our terminal itself.
-fn speak(mut program: Command) -> Result<()> {
+pub fn speak(mut program: Command) -> Result<()> {
     let status = program.status().with_context(|| format!("cannot start {program:?}"))?;
     if status.success() { Ok(()) } else { Err(stop(Exit::Failed, format!("the runner ended with {status}"))) }
 }

@@ -38,7 +38,7 @@ pub fn write(report: &Report, out: &Path) -> Result<()> {
 
     let Some(first) = report.bars.first().filter(|row| row.ratio().is_some()) else { return Ok(()) };
     put("bars.json", &json(&report.bars))?;
-    let mut program = bench::program("bars")?;
+    let mut program = bench::program("bars", &[])?;
     program.arg("--rows").arg(out.join("bars.json")).arg("--svg").arg(out.join("bars.svg"));
     program.args(["--ours", &format!("Tollgate, {}", first.unit)]);
     program.args(["--peer", &format!("Xen 4.17, {}", first.unit)]);
