@@ -21,8 +21,8 @@ use self::initramfs::Initramfs;
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
 use crate::progress::Step;
-use crate::qemu::{self, Accel, Ending, Machine, Module, Next};
-use crate::{accel, places, process, setup};
+use crate::qemu::{self, Accel, Ending, Keys, Machine, Module, Next};
+use crate::{accel, places, process, setup, shell};
 
 /// Unpacking a package.
 const UNPACK_LIMIT: Duration = Duration::from_secs(120);
@@ -74,6 +74,9 @@ pub struct LinuxArgs {
     /// More for the kernel's command line
     #[arg(long, value_name = "STRING", default_value = "")]
     append: String,
+    /// Lend the terminal to the machine, with a shell in this domain (linux1, ...)
+    #[arg(long, value_name = "DOMAIN")]
+    shell: Option<String>,
     /// Show every line of the console
     #[arg(long)]
     console: bool,
@@ -97,16 +100,18 @@ impl LinuxArgs {
             cpus: 2,
             accel: Accel::Tcg,
             append: String::new(),
+            shell: None,
             console: false,
             limit: 240,
             json: None,
         }
     }
 
-    /// The same with more for the kernel's command line.
+    /// The same with more for the kernel's command line, and a shell in the first domain, which is asked something.
     #[must_use]
-    pub fn with(mut self, append: &str) -> Self {
+    pub fn with_shell(mut self, append: &str) -> Self {
         append.clone_into(&mut self.append);
+        self.shell = Some(name(1));
         self
     }
 }
@@ -114,6 +119,16 @@ impl LinuxArgs {
 /// The verb itself.
 pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
     setup::need(&[setup::QEMU], no_install)?;
+    if let Some(domain) = &args.shell {
+        let machine = machine(args)?;
+        if !(1..=args.domains).any(|number| name(number) == *domain) {
+            return Err(stop(
+                Exit::BadInput,
+                format!("--shell {domain}: the domains are linux1 to linux{}", args.domains),
+            ));
+        }
+        return shell::lend(&machine, domain);
+    }
     let results = run(args)?;
     println!("{:<10} {:>10} {:>14} {:>8}  kernel", "domain", "boot, s", "guest time, s", "vCPUs");
     for result in &results {
@@ -138,11 +153,13 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Boots the domains; what each said from its userspace, with the seconds from power-on to that.
-///
-/// # Errors
-/// When one of them does not reach its userspace with all its processors, or the machine does not end in peace.
-pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
+/// The name of a domain.
+fn name(number: u32) -> String {
+    format!("linux{number}")
+}
+
+/// The machine with its domains.
+fn machine(args: &LinuxArgs) -> Result<Machine> {
     let dir = places::target().join("linux");
     let made = image::build(&ImageArgs::default())?;
     let step = Step::new("Fetching Debian's kernel and busybox");
@@ -161,14 +178,32 @@ pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
     machine.mem_mib = BESIDE_MIB + args.domains * (args.mem + 4);
     machine.limit = Duration::from_secs(args.limit);
     for domain in 1..=args.domains {
+        let name = name(domain);
+        let shell = args.shell.as_deref();
         let string = format!(
-            "domain=linux{domain} mem={}M vcpus={} data=initramfs.cpio -- console=hvc0 {}",
-            args.mem, args.vcpus, args.append
+            "domain={name} {}mem={}M vcpus={} data=initramfs.cpio -- console=hvc0 {}{}",
+            shell::word(&name, shell),
+            args.mem,
+            args.vcpus,
+            if shell == Some(name.as_str()) { "shell " } else { "" },
+            args.append
         );
         machine.modules.push(Module::new(&kernel, string.trim_end()));
     }
     machine.modules.push(Module::new(&initrd, "data"));
+    Ok(machine)
+}
 
+/// Boots the domains; what each said from its userspace, with the seconds from power-on to that.
+///
+/// # Errors
+/// When one of them does not reach its userspace with all its processors, or the machine does not end in peace.
+pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
+    let mut machine = machine(args)?;
+    let mut answered = args.shell.is_none();
+    if !answered {
+        machine.keys.push(Keys { after: "shell: a shell of", keys: "echo $((6*7))\nexit\n" });
+    }
     let step = Step::new("Booting Linux");
     let since = Instant::now();
     let mut results = Vec::new();
@@ -182,6 +217,7 @@ pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
                 line.text
             );
         }
+        answered |= line.text == "42";
         if let (Some(domain), Some(said)) = (line.domain, line.text.strip_prefix("@result "))
             && let Ok(Value::Object(mut result)) = serde_json::from_str(said)
         {
@@ -204,6 +240,7 @@ pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
         let short = results.iter().find(|result| result["cpus"].as_u64() != Some(args.vcpus.into()))?;
         Some(format!("{} has {} of {} vCPUs", short["domain"], short["cpus"], args.vcpus))
     });
+    let wrong = wrong.or_else(|| (!answered).then(|| "the shell did not answer 42 to 6*7".to_owned()));
     match wrong {
         None => Ok(results),
         Some(why) => Err(stop(Exit::Failed, format!("{why}\n{}", boot.tail(40)))),
@@ -277,6 +314,10 @@ echo "interrupts:"
 busybox cat /proc/interrupts
 echo "clock: $(busybox cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 echo "@result {\"linux\":\"$(busybox uname -r)\",\"cpus\":$(busybox nproc),\"uptime_s\":$up}"
+if busybox grep -qw shell /proc/cmdline; then
+  echo "shell: a shell of linux; exit powers the domain off"
+  busybox setsid busybox cttyhack busybox sh
+fi
 busybox poweroff -f
 "#;
 

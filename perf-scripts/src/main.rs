@@ -26,6 +26,7 @@ mod progress;
 mod qemu;
 mod run;
 mod setup;
+mod shell;
 mod symbols;
 mod test;
 mod versus_xen;

@@ -99,7 +99,12 @@ impl Machine {
         }
     }
 
-    fn command(&self, control: &Path) -> Command {
+    /// QEMU with the console on its own input and output, for a person.
+    pub fn shell_command(&self) -> Command {
+        self.command(None)
+    }
+
+    fn command(&self, control: Option<&Path>) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         let (accel, model) = match self.accel {
             Accel::Kvm => ("kvm", "host"),
@@ -118,7 +123,9 @@ impl Machine {
             "stdio",
         ]);
         command.args(&self.devices);
-        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
+        if let Some(control) = control {
+            command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
+        }
         if self.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -249,7 +256,7 @@ pub fn boot_traced(
     const TRACED: &str = "Trace ";
     let since = Instant::now();
     let control = Control::new();
-    let mut command = machine.command(&control.path);
+    let mut command = machine.command(Some(&control.path));
     let mut job =
         if machine.keys.is_empty() { Job::spawn(&mut command) } else { Job::spawn_with_input(&mut command) }?;
     let mut typed = machine.keys.iter().peekable();
@@ -445,7 +452,7 @@ mod tests {
         let mut machine = Machine::new("/t/tollgate");
         machine.icount = true;
         machine.cpus = 4;
-        let command = machine.command(Path::new("/t/c"));
+        let command = machine.command(Some(Path::new("/t/c")));
         let words: Vec<&str> = command.get_args().filter_map(|word| word.to_str()).collect();
         let line = words.join(" ");
         assert!(line.contains("-accel tcg -cpu max -m 512 -smp 4"), "{line}");

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::failure::{Exit, stop};
 use crate::image::{self, Artefacts, ImageArgs};
 use crate::qemu::{self, Accel, Ending, Machine, Module, Next};
-use crate::{accel, setup};
+use crate::{accel, setup, shell};
 
 /// What `run` may be asked.
 #[derive(Args, Debug)]
@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// Count instructions instead of time: one pCPU, TCG; RDTSC then counts guest instructions
     #[arg(long, conflicts_with = "cpus")]
     icount: bool,
+    /// Lend the terminal to the machine, with the input of this domain
+    #[arg(long, value_name = "DOMAIN")]
+    shell: Option<String>,
     /// End the run after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
@@ -50,6 +53,10 @@ pub fn run(args: &RunArgs, no_install: bool) -> Result<()> {
     machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.mem_mib = args.mem;
     machine.limit = Duration::from_secs(args.limit);
+    if let Some(domain) = &args.shell {
+        give_input(&mut machine.modules, domain)?;
+        return shell::lend(&machine, domain);
+    }
     let boot = qemu::boot(&machine, |line| {
         match line.domain {
             Some(domain) => println!("({domain}) {}", line.text),
@@ -79,6 +86,19 @@ fn module(words: &str, made: &Artefacts) -> Result<Module> {
     Ok(Module::new(guest, string))
 }
 
+/// Gives a domain the console's input from the start.
+fn give_input(modules: &mut [Module], domain: &str) -> Result<()> {
+    let word = format!("domain={domain}");
+    for module in modules {
+        let head = module.string.split(" -- ").next().unwrap_or("");
+        if head.split_whitespace().any(|own| own == word) {
+            module.string.insert_str(0, "input ");
+            return Ok(());
+        }
+    }
+    Err(stop(Exit::BadInput, format!("--shell {domain}: no module says domain={domain}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +113,14 @@ mod tests {
             "module /dev/null: neither a file nor one of our guests"
         );
         assert_eq!(module("/etc/passwd data").unwrap(), ("/etc/passwd".into(), "data".to_owned()));
+    }
+    #[test]
+    fn the_input_is_given_by_name() {
+        let mut modules =
+            [Module::new("/t/a", "domain=ab -- domain=a"), Module::new("/t/a", "mem=1M domain=a")];
+        give_input(&mut modules, "a").unwrap();
+        assert_eq!(modules[0].string, "domain=ab -- domain=a");
+        assert_eq!(modules[1].string, "input mem=1M domain=a");
+        assert!(give_input(&mut modules, "b").is_err());
     }
 }

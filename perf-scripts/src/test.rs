@@ -175,8 +175,8 @@ fn steps(no_install: bool) -> Vec<TestStep> {
             linux::run(&LinuxArgs::test(kernel, domains, vcpus)).map(|results| results.len())
         }));
     }
-    steps.push(TestStep::new("linux: cloud kernel, xAPIC, 2 vCPUs", false, || {
-        linux::run(&LinuxArgs::test(Flavour::Cloud, 1, 2).with("nox2apic")).map(|results| results.len())
+    steps.push(TestStep::new("linux: cloud kernel, xAPIC, 2 vCPUs, a shell", false, || {
+        linux::run(&LinuxArgs::test(Flavour::Cloud, 1, 2).with_shell("nox2apic")).map(|results| results.len())
     }));
     for &policy in conformance::POLICIES {
         let name = if policy.is_empty() {
