@@ -148,15 +148,10 @@ impl Machine {
     /// The command, for people who want to repeat a boot: files below cargo's target directory are named
     /// from there, the control socket is left out.
     pub fn told(&self) -> String {
-        let command = self.command(Path::new(""));
+        let command = self.command(None);
         let target = format!("{}/", places::target().display());
         let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-        let mut arguments = command.get_args();
-        while let Some(word) = arguments.next() {
-            if word == "-qmp" {
-                arguments.next();
-                continue;
-            }
+        for word in command.get_args() {
             let word = word.to_string_lossy().replace(&target, "target/");
             words.push(if word.contains(char::is_whitespace) { format!("'{word}'") } else { word });
         }
