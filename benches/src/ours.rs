@@ -13,8 +13,8 @@ use copy_engine::{Choice, Scratch};
 use crossbeam_epoch::{Collector, LocalHandle};
 use gnttab_fast::abi::{self, MapGrantRef, UnmapGrantRef, op};
 use gnttab_fast::{
-    Batch, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome, Policy,
-    Ram, Refused, Scan, SharedSource, Table, Width, grant_table_op,
+    Batch, Cells, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome,
+    Policy, Ram, Refused, Scan, SharedSource, Table, Width, grant_table_op,
 };
 use maptrack::{HeapPages, Page, PageSource};
 use std::cell::OnceCell;
@@ -288,6 +288,18 @@ impl Window {
 }
 
 impl GuestMemory for Window {
+    #[inline]
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault> {
+        let from = self.pointer(address, 0)?.cast::<T>();
+        let room = usize::try_from(self.end - address).map_err(|_| Fault)?;
+        if !from.is_aligned() {
+            return Ok(&[]);
+        }
+        // SAFETY: inside the array that `call` borrows mutably, by the check, and aligned; `Cells` are atomic
+        // integers, so any bytes are one.
+        Ok(unsafe { std::slice::from_raw_parts(from, (room / size_of::<T>()).min(most)) })
+    }
+
     #[inline]
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
         let from = self.pointer(address, out.len())?;

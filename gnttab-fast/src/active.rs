@@ -191,10 +191,11 @@ impl<'a> Active<'a> {
     /// # Errors
     /// The status for the guest; nothing has changed.
     #[inline(always)]
-    pub fn pin(self, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
+    pub fn pin<B: Backing + Copy>(self, by: DomId, pin: Pin, backing: B) -> Result<Frame, Status> {
         // Idle in version 1 is the common case for a copy, so try it before looking.
         match self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => self.first_pin(Version::V1, by, pin, backing),
+            Ok(_) => self.first_pin(Version::V1, by, pin, &backing),
+            // By value, so that the common case need not put it into memory.
             Err(word) => self.pin_in_use(word, by, pin, backing),
         }
     }
@@ -229,7 +230,9 @@ impl<'a> Active<'a> {
     }
 
     #[cold]
-    fn pin_in_use(self, mut word: u64, by: DomId, pin: Pin, backing: &impl Backing) -> Result<Frame, Status> {
+    #[inline(never)]
+    fn pin_in_use<B: Backing>(self, mut word: u64, by: DomId, pin: Pin, backing: B) -> Result<Frame, Status> {
+        let backing = &backing;
         loop {
             if word & BUSY != 0 {
                 spin_loop();

@@ -1,5 +1,6 @@
 //! The argument array of a hypercall: elements read once each, results written back field by field.
 
+use crate::cells::Cells;
 use crate::host::{Fault, GuestMemory};
 use crate::status::Status;
 use core::marker::PhantomData;
@@ -23,6 +24,20 @@ impl<'m, M: GuestMemory, T: FromBytes + IntoBytes> Args<'m, M, T> {
     fn address(&self, index: u32, offset: usize) -> Result<u64, Fault> {
         // 2^32 elements of less than 4 KiB: no overflow before the addition.
         self.base.checked_add(u64::from(index) * size_of::<T>() as u64 + offset as u64).ok_or(Fault)
+    }
+
+    /// The elements from `index` on that can be used in place, at most `most`: perhaps none, and then the next
+    /// is to be [`read`](Self::read).
+    ///
+    /// # Errors
+    /// [`Fault`]; perhaps only `read` of the next would say so.
+    #[inline]
+    pub(crate) fn in_place(&mut self, index: u32, most: u32) -> Result<&[T], Fault>
+    where
+        T: Cells,
+    {
+        let address = self.address(index, 0)?;
+        self.memory.in_place(address, most as usize)
     }
 
     /// Element `index`.

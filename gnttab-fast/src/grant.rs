@@ -27,8 +27,16 @@ pub(crate) enum Mark {
     V2(WordsV2),
 }
 
+impl<D, const MAPS: bool> Clone for Grant<'_, D, MAPS> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D, const MAPS: bool> Copy for Grant<'_, D, MAPS> {}
+
 impl<'a, D: Domain, const MAPS: bool> Grant<'a, D, MAPS> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(granter: &'a D, gref: Gref, entry: Entry<'a>) -> Self {
         Self { granter, gref, shared: entry.shared }
     }
@@ -42,7 +50,7 @@ impl<'a, D: Domain, const MAPS: bool> Grant<'a, D, MAPS> {
     }
 
     /// The frame a marked entry names.
-    #[inline]
+    #[inline(always)]
     fn ram(&self, mark: Mark) -> Option<Ram> {
         self.granter.ram(match mark {
             Mark::V1(word) => word.gfn(),
@@ -53,7 +61,7 @@ impl<'a, D: Domain, const MAPS: bool> Grant<'a, D, MAPS> {
 
 impl Mark {
     /// The bytes granted of frame `ram`, and whether that is less than all of it.
-    #[inline]
+    #[inline(always)]
     fn range(self, ram: Ram) -> (Frame, bool) {
         match self {
             Self::V1(_) => (Frame::whole(ram.mfn), false),
@@ -65,7 +73,7 @@ impl Mark {
 impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
     type Mark = Mark;
 
-    #[inline]
+    #[inline(always)]
     fn mark(&self, version: Version, grantee: Option<DomId>, pin: Pin) -> Result<Mark, Status> {
         match version {
             Version::V1 => self.shared.mark(grantee, pin, MAPS).map(Mark::V1),
@@ -73,7 +81,7 @@ impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn unmark(&self, version: Version, bits: u16) {
         match version {
             Version::V1 => self.shared.unmark(bits),
@@ -81,7 +89,7 @@ impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, mark: Mark, pin: Pin) -> Result<Found, Status> {
         let ram = self.ram(mark).ok_or(Status::BadPage)?;
         if pin.writes() && !ram.writable {
@@ -130,7 +138,7 @@ impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
     }
 }
 
-/// A domain to take grants from or put them to. The elements of a batch come in runs that name the same
+/// A domain to map grants of. The elements of a batch come in runs that name the same
 /// one, so the last answer is kept.
 pub(crate) struct Granter<'h, H: Host> {
     last: Option<(DomId, &'h H::Domain)>,
@@ -141,7 +149,7 @@ impl<'h, H: Host> Granter<'h, H> {
         Self { last: None }
     }
 
-    /// The domain of that number, `DOMID_SELF` excluded, unless it is dying.
+    /// As [`granter`].
     #[inline(always)]
     pub(crate) fn find(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
         match self.last {
@@ -150,23 +158,16 @@ impl<'h, H: Host> Granter<'h, H> {
         }
     }
 
-    /// As [`find`](Self::find), `DOMID_SELF` included.
-    #[inline(always)]
-    pub(crate) fn find_or_self(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
-        match self.last {
-            Some((last, domain)) if last == id => Ok(domain),
-            _ if id == DomId::SELF => {
-                self.last = Some((id, host.caller()));
-                Ok(host.caller())
-            }
-            _ => self.look_up(host, id),
-        }
-    }
-
     #[cold]
     fn look_up(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
-        let domain = host.domain(id).filter(|d| !d.is_dying()).ok_or(Status::BadDomain)?;
+        let domain = granter(host, id)?;
         self.last = Some((id, domain));
         Ok(domain)
     }
+}
+
+/// The domain of that number, `DOMID_SELF` excluded, unless it is dying.
+#[inline]
+pub(crate) fn granter<H: Host>(host: &H, id: DomId) -> Result<&H::Domain, Status> {
+    host.domain(id).filter(|domain| !domain.is_dying()).ok_or(Status::BadDomain)
 }

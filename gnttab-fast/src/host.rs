@@ -7,6 +7,7 @@
 //!
 //! Static dispatch only: nothing here is used as `dyn`.
 
+use crate::cells::Cells;
 use crate::pages::SharedSource;
 use crate::table::Table;
 use crate::types::{DomId, Gfn, Gref, Mfn};
@@ -159,6 +160,13 @@ pub trait Host: Domains {
 /// Memory of the calling vCPU by linear address, in its present paging mode and width. Walks of its page
 /// tables may be kept for the length of the hypercall.
 pub trait GuestMemory {
+    /// The structures from `address` on that lie aligned in one page which the guest itself could write, at
+    /// most `most`: perhaps none, where [`read`](Self::read) may still find one.
+    ///
+    /// # Errors
+    /// [`Fault`], if there is nothing at `address`.
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault>;
+
     /// Reads all of `out`, each byte once.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ extern crate alloc;
 pub mod abi;
 pub mod active;
 mod args;
+mod cells;
 mod copy;
 mod grant;
 mod host;
@@ -40,6 +41,7 @@ mod unmap;
 mod usage;
 mod version;
 
+pub use cells::Cells;
 pub use copy::BLOCK as COPY_BLOCK;
 pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, RanOut, Refused};
 pub use op::{Outcome, Width, grant_table_op};

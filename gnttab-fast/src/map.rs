@@ -124,7 +124,7 @@ fn pin_and_map<H: Host>(
     let pin = Pin::for_access(!readonly);
     let gref = Gref(request.gref);
     let entry = granter.grants().entry(gref).ok_or(Status::BadGntref)?;
-    let frame = entry.active.pin(caller.id(), pin, &Grant::<_, true>::new(granter, gref, entry))?;
+    let frame = entry.active.pin(caller.id(), pin, Grant::<_, true>::new(granter, gref, entry))?;
     let gfn = Gfn(request.host_addr >> PAGE_SHIFT);
     // Other flags, those for bits of page-table entries, have no place to go in a physical map.
     let flags_known = request.flags & !(map_flags::HOST_MAP | map_flags::READONLY) == 0;

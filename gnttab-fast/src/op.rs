@@ -2,6 +2,7 @@
 
 use crate::abi::{self, compat, op};
 use crate::args::Args;
+use crate::cells::{CompatCopyCells, CopyCells};
 use crate::host::{Fault, GuestMemory, Host};
 use crate::status::Errno;
 use crate::{copy, manage, map, unmap};
@@ -79,11 +80,13 @@ pub fn grant_table_op<H: Host, M: GuestMemory>(
     }
     match (cmd & op::MASK, width) {
         (op::COPY, Width::Bits64) => {
-            array::<abi::Copy>(copy::copy::<_, _, abi::Copy>(host, &mut Args::new(memory, args), count))
+            array::<abi::Copy>(copy::copy::<_, _, CopyCells>(host, &mut Args::new(memory, args), count))
         }
-        (op::COPY, Width::Bits32) => {
-            array::<compat::Copy>(copy::copy::<_, _, compat::Copy>(host, &mut Args::new(memory, args), count))
-        }
+        (op::COPY, Width::Bits32) => array::<compat::Copy>(copy::copy::<_, _, CompatCopyCells>(
+            host,
+            &mut Args::new(memory, args),
+            count,
+        )),
         (op::MAP_GRANT_REF, _) => {
             array::<abi::MapGrantRef>(map::map(host, &mut Args::new(memory, args), count))
         }

@@ -32,7 +32,7 @@ use crate::shared::v2::{EntryV2, STATUSES, WordsV2};
 use crate::shared::{EntryV1, WordV1};
 use crate::types::{DomId, Gfn, Gref, Mfn};
 use alloc::boxed::Box;
-use maptrack::{Maptrack, index_nospec};
+use maptrack::{Maptrack, Page, index_nospec};
 
 /// Active entries in a page: two words each.
 const ACTIVE_PER_PAGE: usize = if cfg!(loom) { 2 } else { 256 };
@@ -123,6 +123,30 @@ impl Entry<'_> {
     }
 }
 
+/// The entries of one shared frame, all of which exist: grants of a batch are often neighbours.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'a> {
+    /// Index of the frame.
+    frame: usize,
+    shared: &'a Page,
+    active: [&'a Page; ACTIVE_PAGES],
+}
+
+impl<'a> Window<'a> {
+    /// The entry of a reference in the frame. The place in the frame is masked into it, whatever is predicted
+    /// of the comparison (Spectre v1).
+    #[inline(always)]
+    pub(crate) fn entry(&self, gref: Gref) -> Option<Entry<'a>> {
+        let (frame, at) = (gref.0 / V1_PER_FRAME, (gref.0 % V1_PER_FRAME) as usize);
+        if frame as usize != self.frame {
+            return None;
+        }
+        let (active, _) = self.active.get(at / ACTIVE_PER_PAGE)?.as_chunks::<2>();
+        let active = Active::new(active.get(at % ACTIVE_PER_PAGE)?);
+        Some(Entry { active, shared: EntryV1::new(self.shared.get(at)?) })
+    }
+}
+
 /// Excludes growth and switches of one table.
 pub(crate) struct Managing<'a>(&'a AtomicU32);
 
@@ -183,6 +207,18 @@ impl<F: Frames> Table<F> {
         // In version 2 this is a word of the table, but not that of the entry.
         let shared = self.pages.page(index / per_frame)?.get(index % per_frame)?;
         Some(Entry { active: self.active_at(index)?, shared: EntryV1::new(shared) })
+    }
+
+    /// The frame with the entry of a reference. `None` outside the table, and where not all of the frame's
+    /// entries, as version 1 counts them, are in it.
+    pub(crate) fn window(&self, gref: Gref) -> Option<Window<'_>> {
+        let (entries, index) = (self.entries() as usize, gref.0 as usize);
+        let frame = index_nospec(index, entries) / V1_PER_FRAME as usize;
+        if index >= entries || (frame + 1) * V1_PER_FRAME as usize > entries {
+            return None;
+        }
+        let active = [self.active.page(frame * ACTIVE_PAGES)?, self.active.page(frame * ACTIVE_PAGES + 1)?];
+        Some(Window { frame, shared: self.pages.page(frame)?, active })
     }
 
     /// The active entry of an index below [`ACTIVE_PER_FRAME`] for each frame.

@@ -80,7 +80,7 @@ pub(crate) fn pin<'h, H: Host>(
         let owner = host.domain(owner).filter(|owner| owner.id() != granter.id() && !owner.is_dying());
         let owner = owner.filter(|owner| allowed(*owner)).ok_or(Status::GeneralError)?;
         let passed = owner.grants().entry(other).ok_or(Status::BadGntref)?;
-        let frame = passed.active.pin(granter.id(), pin, &Grant::<_, false>::new(owner, other, passed))?;
+        let frame = passed.active.pin(granter.id(), pin, Grant::<_, false>::new(owner, other, passed))?;
         let passed = Passed { domain: owner, gref: other, entry: passed, pin };
         match entry.active.pin_transitive(caller.id(), pin, frame, &Link { granter, gref, to }) {
             Ok(()) => return Ok((frame, passed)),

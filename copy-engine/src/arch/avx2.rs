@@ -45,11 +45,11 @@ long_copies!("vmovdqu", "vmovdqa", 32, 128, "ymm0", [
 unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
     unsafe {
-        if len >= 64 {
+        if len > 64 {
             ends!(dst, src, len, "vmovdqu",
                 ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
                 ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
-        } else if len >= 32 {
+        } else if len > 32 {
             ends!(dst, src, len, "vmovdqu", ["ymm0" at 0 as "xmm0"], ["ymm1" at 32 as "xmm1"]);
         } else if len >= 16 {
             ends!(dst, src, len, "vmovdqu", ["xmm0" at 0 as "xmm0"], ["xmm1" at 16 as "xmm1"]);

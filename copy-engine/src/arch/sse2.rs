@@ -43,11 +43,11 @@ long_copies!("movdqu", "movdqa", 16, 128, "xmm0", [
 pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
     unsafe {
-        if len >= 64 {
+        if len > 64 {
             ends!(dst, src, len, "movdqu",
                 ["xmm0" at 0 as "xmm0", "xmm1" at 16 as "xmm1", "xmm2" at 32 as "xmm2", "xmm3" at 48 as "xmm3"],
                 ["xmm4" at 64 as "xmm4", "xmm5" at 48 as "xmm5", "xmm6" at 32 as "xmm6", "xmm7" at 16 as "xmm7"]);
-        } else if len >= 32 {
+        } else if len > 32 {
             ends!(dst, src, len, "movdqu",
                 ["xmm0" at 0 as "xmm0", "xmm1" at 16 as "xmm1"],
                 ["xmm2" at 32 as "xmm2", "xmm3" at 16 as "xmm3"]);

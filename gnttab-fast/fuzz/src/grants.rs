@@ -7,7 +7,9 @@
 
 use gnttab_fast::abi::{RESERVED_ENTRIES, gtf};
 use gnttab_fast::testing::{Flat, Kind, Machine, MachineBuilder};
-use gnttab_fast::{Domain, Fault, Gfn, Gref, GuestMemory, Limits, Mfn, Scan, Version, Width, teardown_step};
+use gnttab_fast::{
+    Cells, Domain, Fault, Gfn, Gref, GuestMemory, Limits, Mfn, Scan, Version, Width, teardown_step,
+};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -55,9 +57,9 @@ struct Changing {
     state: u64,
 }
 
-impl GuestMemory for Changing {
-    fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
-        self.flat.read(address, out)?;
+impl Changing {
+    /// Changes a bit, or not.
+    fn change(&mut self) {
         self.state = next(self.state);
         if let (true, Ok(len)) = (self.state.is_multiple_of(3), u64::try_from(self.flat.bytes().len())) {
             let at = usize::try_from((self.state >> 8) % len.max(1)).unwrap_or(0);
@@ -65,6 +67,20 @@ impl GuestMemory for Changing {
                 *byte ^= 1 << (self.state >> 40 & 7);
             }
         }
+    }
+}
+
+impl GuestMemory for Changing {
+    /// One time in four nothing can be used in place, though it could.
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault> {
+        self.change();
+        let most = if self.state >> 20 & 3 == 0 { 0 } else { most };
+        self.flat.in_place(address, most)
+    }
+
+    fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        self.flat.read(address, out)?;
+        self.change();
         Ok(())
     }
 

@@ -88,20 +88,21 @@ impl Pin {
     }
 }
 
-/// A frame word: machine frame, first and last byte granted.
+/// A frame word: machine frame, first byte granted, and how many bytes behind the last one are not. So a whole
+/// frame is its number and nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame(pub(super) u64);
 
 impl Frame {
     const START_SHIFT: u32 = 40;
-    const LAST_SHIFT: u32 = 52;
+    const BEHIND_SHIFT: u32 = 52;
     const OFFSET_MASK: u64 = 0xfff;
 
     /// All of a frame.
     #[must_use]
     #[inline]
     pub const fn whole(mfn: Mfn) -> Self {
-        Self::range(mfn, 0, 0xfff)
+        Self::range(mfn, 0, Self::OFFSET_MASK)
     }
 
     /// The bytes `start..=last` of a frame, both below 4096. Physical addresses have at most 52 bits (AMD
@@ -112,7 +113,7 @@ impl Frame {
         Self(
             (mfn.0 & ((1 << Self::START_SHIFT) - 1))
                 | (start & Self::OFFSET_MASK) << Self::START_SHIFT
-                | (last & Self::OFFSET_MASK) << Self::LAST_SHIFT,
+                | (Self::OFFSET_MASK - (last & Self::OFFSET_MASK)) << Self::BEHIND_SHIFT,
         )
     }
 
@@ -138,7 +139,7 @@ impl Frame {
     #[must_use]
     #[inline]
     pub const fn is_whole(self) -> bool {
-        self.0 >> Self::START_SHIFT == Self::OFFSET_MASK << (Self::LAST_SHIFT - Self::START_SHIFT)
+        self.0 >> Self::START_SHIFT == 0
     }
 
     /// First byte granted.
@@ -152,7 +153,7 @@ impl Frame {
     #[must_use]
     #[inline]
     pub const fn last(self) -> usize {
-        Self::low12(self.0 >> Self::LAST_SHIFT)
+        Self::low12(Self::OFFSET_MASK - (self.0 >> Self::BEHIND_SHIFT))
     }
 
     const fn low12(word: u64) -> usize {

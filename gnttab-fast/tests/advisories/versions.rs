@@ -178,7 +178,7 @@ fn xsa_501_no_switch_while_an_operation_is_in_flight() {
         let batch = [element(by_gref(1, 9, 0), by_gfn(0, 0), 8), element(by_gfn(0, 0), by_gref(1, 9, 0), 8)];
         let (_, done) = WatchedHost::new(&m, 2, &hook).call(Width::Bits64, op::COPY, &batch);
         assert!(done.iter().all(|e| e.status == OKAY));
-        assert_eq!(copies.get(), 1);
+        assert_eq!(copies.get(), 2);
         let handle = map_ok(&m, 2, 1, 9, HOST_MAP, 20);
         assert_eq!(set_version(&m, 1, wanted), BUSY);
         assert_eq!(unmap(&m, 2, &[unmap_request(handle, 20)]), [OKAY]);

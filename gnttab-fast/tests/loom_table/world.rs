@@ -336,6 +336,12 @@ impl Host for View<'_> {
 struct Memory(Vec<u8>);
 
 impl GuestMemory for Memory {
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault> {
+        let bytes = usize::try_from(address).ok().and_then(|at| self.0.get_mut(at..)).ok_or(Fault)?;
+        let fit = (bytes.len() / size_of::<T>()).min(most);
+        Ok(<[T]>::mut_from_bytes(&mut bytes[..fit * size_of::<T>()]).map_or(&[], |cells| cells))
+    }
+
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
         let at = usize::try_from(address).map_err(|_| Fault)?;
         out.copy_from_slice(self.0.get(at..at + out.len()).ok_or(Fault)?);

@@ -20,8 +20,8 @@ use alloc::sync::Arc;
 use crossbeam_epoch::Guard;
 use gnttab_fast::types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use gnttab_fast::{
-    Batch, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, RanOut, Refused, Scan, Table,
-    TableFrame, grant_table_op, teardown_step,
+    Batch, Cells, Domains, Fault, Frames, GuestMemory, Host, Limits, NotGrown, Ram, RanOut, Refused, Scan,
+    Table, TableFrame, grant_table_op, teardown_step,
 };
 
 use super::{Call, Outcome};
@@ -374,6 +374,12 @@ const fn in_page(address: u64) -> usize {
 }
 
 impl GuestMemory for Arguments<'_> {
+    #[inline]
+    fn in_place<T: Cells>(&mut self, address: u64, most: usize) -> Result<&[T], Fault> {
+        let (page, offset) = self.page(address)?;
+        page.cells(offset, most).map_err(|_| Fault)
+    }
+
     #[inline]
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
         let (page, offset) = self.page(address)?;

@@ -19,7 +19,10 @@ use core::{
 
 use arrayvec::ArrayVec;
 use crossbeam_epoch::Guard;
-use gnttab_fast::types::{Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use gnttab_fast::{
+    Cells,
+    types::{Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{p2m::P2m, phys_to_virt};
@@ -116,6 +119,25 @@ impl<'a> GuestPage<'a> {
         // SAFETY: as in `read`, and the page may be written.
         unsafe { copy_bytes(self.base.add(offset), bytes.as_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    /// The structures from `offset` on that lie in the page, at most `most`; none if they are not aligned there.
+    ///
+    /// # Errors
+    /// When the page is read-only.
+    #[inline]
+    pub fn cells<T: Cells>(&self, offset: usize, most: usize) -> Result<&'a [T], Fault> {
+        if !self.writable {
+            return Err(Fault);
+        }
+        if !offset.is_multiple_of(align_of::<T>()) {
+            return Ok(&[]);
+        }
+        let fit = (PAGE_SIZE.saturating_sub(offset) / size_of::<T>()).min(most);
+        // SAFETY: `fit` structures from `offset` lie in the page, aligned as the page and `offset` are. `Cells`
+        // are atomic integers without padding, so any bytes are one and the guest's writes are no data race;
+        // the page is mapped while 'a lasts. For none, `base` is still a good place to point to.
+        Ok(unsafe { core::slice::from_raw_parts(self.base.wrapping_add(offset).cast::<T>(), fit) })
     }
 
     /// Entry `index` of the page as a table.

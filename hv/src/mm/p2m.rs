@@ -22,7 +22,8 @@
 //! Changing or removing a present leaf leaves stale translations in TLBs: whoever does it calls
 //! [`super::tlb::flush_domain`] before the frame can matter to somebody else.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use gnttab_fast::types::{Gfn, Mfn, PAGE_SHIFT};
 use spin::Mutex;
@@ -69,9 +70,10 @@ pub enum P2mKind {
 impl P2mKind {
     const fn bits(self) -> u64 {
         let kind = match self {
-            Self::RamRw => 1,
-            Self::RamRo => 2,
-            Self::Shared => 3,
+            // Ram is 2 and 3, so that one comparison tells it.
+            Self::Shared => 1,
+            Self::RamRw => 2,
+            Self::RamRo => 3,
             Self::GrantRw => 4,
             Self::GrantRo => 5,
             Self::Foreign => 6,
@@ -84,9 +86,9 @@ impl P2mKind {
 
     const fn from_bits(entry: u64) -> Option<Self> {
         match (entry & KIND_MASK) >> KIND_SHIFT {
-            1 => Some(Self::RamRw),
-            2 => Some(Self::RamRo),
-            3 => Some(Self::Shared),
+            1 => Some(Self::Shared),
+            2 => Some(Self::RamRw),
+            3 => Some(Self::RamRo),
             4 => Some(Self::GrantRw),
             5 => Some(Self::GrantRo),
             6 => Some(Self::Foreign),
@@ -145,20 +147,32 @@ const NEAR: usize = 8;
 #[derive(Debug)]
 pub struct P2m {
     root: Mfn,
-    /// The first directories, as table entries; 0: there is none.
-    near: [AtomicU64; NEAR],
+    /// The first directories; [`EMPTY`] where there is none.
+    near: [AtomicPtr<Table>; NEAR],
     /// Serialises writers; holds how far [`P2m::release_step`] has come.
     writer: Mutex<u64>,
 }
 
-/// The entry of `table` at `index`.
-#[inline]
+/// A table of any level.
+type Table = [AtomicU64; 512];
+
+/// Reads as a directory without entries. Nobody writes it: who makes an entry goes by the tree.
+static EMPTY: Table = [const { AtomicU64::new(0) }; 512];
+
+/// The table in a frame.
+#[inline(always)]
+fn table_in(frame: Mfn) -> &'static Table {
+    let at = phys_to_virt(frame.0 << PAGE_SHIFT).cast::<Table>();
+    // SAFETY: `frame` is one this module allocated for the hypervisor and links into a tree until the tree is
+    // released, when nothing walks it any more (module docs); it is accessed as atomics only, here and by the
+    // hardware's walker.
+    unsafe { &*at }
+}
+
+/// The entry of `table` at `index`, which is masked into the page.
+#[inline(always)]
 fn slot(table: Mfn, index: usize) -> &'static AtomicU64 {
-    let at = phys_to_virt(table.0 << PAGE_SHIFT).cast::<AtomicU64>();
-    // SAFETY: `table` is a frame this module allocated for the hypervisor and links into a tree until the
-    // tree is released, when nothing walks it any more (module docs); the index is masked into the page; the
-    // frame is accessed as atomics only, here and by the hardware's walker.
-    unsafe { &*at.add(index & 511) }
+    &table_in(table)[index & 511]
 }
 
 const fn index_of(gfn: Gfn, level: u32) -> usize {
@@ -191,7 +205,7 @@ impl P2m {
     pub fn new() -> Option<Self> {
         Some(Self {
             root: frames::alloc(0, Owner::Hypervisor)?,
-            near: [const { AtomicU64::new(0) }; NEAR],
+            near: [const { AtomicPtr::new((&raw const EMPTY).cast_mut()) }; NEAR],
             writer: Mutex::new(0),
         })
     }
@@ -205,7 +219,7 @@ impl P2m {
     /// The translation of `gfn`. Takes no lock; the frame stays what it is while the caller is pinned.
     #[must_use]
     pub fn lookup(&self, gfn: Gfn) -> Option<P2mEntry> {
-        let (entry, offset) = self.leaf(gfn)?;
+        let (entry, offset) = self.leaf(gfn);
         decode(entry, offset)
     }
 
@@ -214,72 +228,77 @@ impl P2m {
     #[must_use]
     #[inline(always)]
     pub fn ram(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
-        const RAM: [u64; 2] = [P2mKind::RamRw.bits() & KIND_MASK, P2mKind::RamRo.bits() & KIND_MASK];
-        let (entry, offset) = self.leaf(gfn)?;
-        let kind = entry & KIND_MASK;
-        let ram = entry & PRESENT != 0 && (kind == RAM[0] || kind == RAM[1]);
-        ram.then(|| (Mfn(frame_of(entry).0 + offset), kind == RAM[0]))
+        /// What tells ram, writable or not, from all other kinds.
+        const MASK: u64 = PRESENT | KIND_MASK & !(P2mKind::RamRw.bits() ^ P2mKind::RamRo.bits());
+        const RAM: u64 = P2mKind::RamRw.bits() & MASK;
+        let (entry, offset) = self.leaf(gfn);
+        (entry & MASK == RAM).then(|| (Mfn(frame_of(entry).0 + offset), entry & WRITE != 0))
     }
 
     /// The frame at `gfn`, and whether the domain may write it, whatever it is for. As [`P2m::lookup`].
     #[must_use]
     #[inline(always)]
     pub fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
-        let (entry, offset) = self.leaf(gfn)?;
+        let (entry, offset) = self.leaf(gfn);
         // Only writable kinds have the bit.
         (entry & PRESENT != 0).then(|| (Mfn(frame_of(entry).0 + offset), entry & WRITE != 0))
     }
 
     /// The leaf that covers `gfn`, present or not, and where in it the gfn lies.
     #[inline(always)]
-    fn leaf(&self, gfn: Gfn) -> Option<(u64, u64)> {
-        let entry = self.pde(gfn)?.load(Ordering::Acquire);
+    fn leaf(&self, gfn: Gfn) -> (u64, u64) {
+        let entry = self.pde(gfn).load(Ordering::Acquire);
         if entry & LARGE != 0 {
-            return Some((entry, gfn.0 & 511));
+            return (entry, gfn.0 & 511);
         }
         if entry & PRESENT == 0 {
-            return None;
+            return (0, 0);
         }
-        Some((slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire), 0))
+        (slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire), 0)
     }
 
-    /// The 2 MiB slot for `gfn`, if its directory is there.
+    /// The 2 MiB slot for `gfn`; one that is empty and to be left so, if its directory is not there.
     #[inline(always)]
-    fn pde(&self, gfn: Gfn) -> Option<&'static AtomicU64> {
+    fn pde(&self, gfn: Gfn) -> &'static AtomicU64 {
         // The index of each level is masked to nine bits (three for the near ones), under speculation too, and
         // the tables it selects from are this domain's own: nothing foreign can be reached by a mispredicted
         // bound.
-        let directory = if gfn.0 >> 18 < NEAR as u64 {
-            // Acquire: pairs with the release store of the directory, filled before.
-            self.near[index_of(gfn, 2) % NEAR].load(Ordering::Acquire)
-        } else {
-            self.far_directory(gfn)
-        };
-        (directory != 0).then(|| slot(frame_of(directory), index_of(gfn, 1)))
+        let directory = if gfn.0 >> 18 < NEAR as u64 { self.near(gfn) } else { self.far_directory(gfn) };
+        &directory[index_of(gfn, 1)]
+    }
+
+    /// The directory for a `gfn` below the end of the near ones.
+    #[inline(always)]
+    fn near(&self, gfn: Gfn) -> &'static Table {
+        // Acquire: pairs with the release store of the directory, filled before.
+        let directory = self.near[index_of(gfn, 2) % NEAR].load(Ordering::Acquire);
+        // SAFETY: `EMPTY`, or a reference from `table_in`.
+        unsafe { &*directory }
     }
 
     /// The 4 KiB slot for `gfn`, if its table is there.
     #[inline(always)]
     fn pte(&self, gfn: Gfn) -> Option<&'static AtomicU64> {
-        let entry = self.pde(gfn)?.load(Ordering::Acquire);
+        let entry = self.pde(gfn).load(Ordering::Acquire);
         (entry & (PRESENT | LARGE) == PRESENT).then(|| slot(frame_of(entry), index_of(gfn, 0)))
     }
 
-    /// The table entry of the directory for a `gfn` anywhere; 0 when there is none.
-    fn far_directory(&self, gfn: Gfn) -> u64 {
+    /// The directory for a `gfn` anywhere.
+    #[cold]
+    fn far_directory(&self, gfn: Gfn) -> &'static Table {
         if gfn.0 >= MAX_GFN {
-            return 0;
+            return &EMPTY;
         }
         let mut table = self.root;
         for level in [3, 2] {
             // Acquire: pairs with the release store that linked the table after it was filled.
             let entry = slot(table, index_of(gfn, level)).load(Ordering::Acquire);
             if entry & PRESENT == 0 {
-                return 0;
+                return &EMPTY;
             }
             table = frame_of(entry);
         }
-        table_entry(table)
+        table_in(table)
     }
 
     /// Maps `1 << order` frames (order 0 or 9) and returns what stood at `gfn` before (order 0 only).
@@ -399,7 +418,8 @@ impl P2m {
                 // Release: the zeroed table is visible before the pointer to it.
                 entry.store(table_entry(fresh), Ordering::Release);
                 if level == 2 && gfn.0 >> 18 < NEAR as u64 {
-                    self.near[index_of(gfn, 2) % NEAR].store(table_entry(fresh), Ordering::Release);
+                    let directory = ptr::from_ref(table_in(fresh)).cast_mut();
+                    self.near[index_of(gfn, 2) % NEAR].store(directory, Ordering::Release);
                 }
                 fresh
             } else {
@@ -438,7 +458,8 @@ impl P2m {
                 let next = (gfn.0 | 511) + 1;
                 if next.trailing_zeros() >= 18 {
                     if gfn.0 >> 18 < NEAR as u64 {
-                        self.near[index_of(gfn, 2) % NEAR].store(0, Ordering::Relaxed);
+                        let empty = ptr::from_ref(&EMPTY).cast_mut();
+                        self.near[index_of(gfn, 2) % NEAR].store(empty, Ordering::Relaxed);
                     }
                     pdpte.store(0, Ordering::Relaxed);
                     frames::free(directory, 0);

@@ -1,0 +1,145 @@
+//! Elements of an argument array where their guest has them.
+//!
+//! An element that lies aligned within one page is used in place: each field is an atomic, read once and, for
+//! results, written once. What does not lie so is read into such a structure of our own and its results
+//! written back by [`Args`](crate::args::Args); the code in between is the same.
+
+use crate::abi::{self, compat};
+use core::sync::atomic::{AtomicI16, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A structure of the ABI made of nothing but atomic integers, without padding: any bytes are one, and it may
+/// change at any time. Only this crate has such types, so that who lends guest memory as one can rely on it.
+pub trait Cells: FromBytes + IntoBytes + KnownLayout + sealed::Sealed {}
+
+/// `gnttab_copy`, as 64-bit callers have it.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct CopyCells {
+    source: SideCells,
+    dest: SideCells,
+    len_and_flags: AtomicU32,
+    status: AtomicI16,
+    unused: AtomicU16,
+}
+
+/// `gnttab_copy_ptr`, as 64-bit callers have it.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+struct SideCells {
+    u: AtomicU64,
+    domid_and_offset: AtomicU32,
+    unused: AtomicU32,
+}
+
+/// `gnttab_copy`, as 32-bit callers have it.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct CompatCopyCells {
+    source: CompatSideCells,
+    dest: CompatSideCells,
+    len_and_flags: AtomicU32,
+    status: AtomicI16,
+    unused: AtomicU16,
+}
+
+/// `gnttab_copy_ptr`, as 32-bit callers have it.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+struct CompatSideCells {
+    u: AtomicU32,
+    domid_and_offset: AtomicU32,
+}
+
+/// Where one side of a copy begins, but for what names its frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Side {
+    pub(crate) domid: u16,
+    pub(crate) offset: u16,
+}
+
+/// The structure of a copy in a width. Each call of a method reads what it returns once.
+pub(crate) trait CopyArg: Cells {
+    /// Where its status is.
+    const STATUS: usize;
+
+    /// From.
+    fn source(&self) -> Side;
+
+    /// From: a gfn, or a reference in the low 32 bits.
+    fn source_name(&self) -> u64;
+
+    /// To.
+    fn dest(&self) -> Side;
+
+    /// To: a gfn, or a reference in the low 32 bits.
+    fn dest_name(&self) -> u64;
+
+    /// Bytes, and `GNTCOPY_*`.
+    fn len_and_flags(&self) -> (u16, u16);
+
+    /// The result.
+    fn set_status(&self, status: i16);
+}
+
+/// Two fields that lie in one word, the lower first.
+#[inline(always)]
+fn pair(word: &AtomicU32) -> (u16, u16) {
+    let [a, b, c, d] = word.load(Ordering::Relaxed).to_le_bytes();
+    (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
+}
+
+#[inline(always)]
+fn side(word: &AtomicU32) -> Side {
+    let (domid, offset) = pair(word);
+    Side { domid, offset }
+}
+
+macro_rules! copy_arg {
+    ($cells:ty, $abi:ty) => {
+        impl sealed::Sealed for $cells {}
+        impl Cells for $cells {}
+        const _: () = assert!(size_of::<$cells>() == size_of::<$abi>());
+
+        impl CopyArg for $cells {
+            const STATUS: usize = core::mem::offset_of!($abi, status);
+
+            #[inline(always)]
+            fn source(&self) -> Side {
+                side(&self.source.domid_and_offset)
+            }
+
+            #[inline(always)]
+            fn source_name(&self) -> u64 {
+                self.source.u.load(Ordering::Relaxed).into()
+            }
+
+            #[inline(always)]
+            fn dest(&self) -> Side {
+                side(&self.dest.domid_and_offset)
+            }
+
+            #[inline(always)]
+            fn dest_name(&self) -> u64 {
+                self.dest.u.load(Ordering::Relaxed).into()
+            }
+
+            #[inline(always)]
+            fn len_and_flags(&self) -> (u16, u16) {
+                pair(&self.len_and_flags)
+            }
+
+            #[inline(always)]
+            fn set_status(&self, status: i16) {
+                self.status.store(status, Ordering::Relaxed);
+            }
+        }
+    };
+}
+
+copy_arg!(CopyCells, abi::Copy);
+copy_arg!(CompatCopyCells, compat::Copy);
