@@ -52,8 +52,7 @@ impl<'m, M: GuestMemory, T: FromBytes + IntoBytes> Args<'m, M, T> {
     /// Writes the status, at `offset`, of element `index`.
     #[inline]
     pub(crate) fn write_status(&mut self, index: u32, offset: usize, status: Status) -> Result<(), Fault> {
-        let address = self.address(index, offset)?;
-        self.memory.write_status(address, status.abi())
+        self.write(index, offset, &status.abi())
     }
 
     /// Writes a field, at `offset`, of element `index`.

@@ -4,7 +4,7 @@
 //! results, written once. What does not lie so is read into such a structure of our own and its results
 //! written back by [`Args`](crate::args::Args); the code in between is the same.
 
-use crate::abi::{self, compat};
+use crate::abi::{self, MapGrantRef, UnmapAndReplace, UnmapGrantRef, compat};
 use core::sync::atomic::{AtomicI16, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
@@ -143,3 +143,92 @@ macro_rules! copy_arg {
 
 copy_arg!(CopyCells, abi::Copy);
 copy_arg!(CompatCopyCells, compat::Copy);
+
+/// `gnttab_map_grant_ref`, in both widths.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct MapCells {
+    host_addr: AtomicU64,
+    flags: AtomicU32,
+    gref: AtomicU32,
+    dom: AtomicU16,
+    status: AtomicI16,
+    handle: AtomicU32,
+    dev_bus_addr: AtomicU64,
+}
+
+impl sealed::Sealed for MapCells {}
+impl Cells for MapCells {}
+const _: () = assert!(size_of::<MapCells>() == size_of::<MapGrantRef>());
+
+impl MapCells {
+    /// What the element asks for, each field read once; the results are zeroes.
+    #[inline(always)]
+    pub(crate) fn request(&self) -> MapGrantRef {
+        MapGrantRef {
+            host_addr: self.host_addr.load(Ordering::Relaxed),
+            flags: self.flags.load(Ordering::Relaxed),
+            gref: self.gref.load(Ordering::Relaxed),
+            dom: self.dom.load(Ordering::Relaxed),
+            ..MapGrantRef::default()
+        }
+    }
+
+    /// The result but for the status.
+    #[inline(always)]
+    pub(crate) fn set_mapping(&self, handle: u32, dev_bus_addr: u64) {
+        self.handle.store(handle, Ordering::Relaxed);
+        self.dev_bus_addr.store(dev_bus_addr, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_status(&self, status: i16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// Handle, address and status just set, where the element is a copy of our own.
+    pub(crate) fn results(&self) -> (u32, u64, i16) {
+        (
+            self.handle.load(Ordering::Relaxed),
+            self.dev_bus_addr.load(Ordering::Relaxed),
+            self.status.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// `gnttab_unmap_grant_ref` and `gnttab_unmap_and_replace`, in both widths.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct UnmapCells {
+    host_addr: AtomicU64,
+    /// The device half's address, or where the page that replaces the mapping is mapped.
+    other_addr: AtomicU64,
+    handle: AtomicU32,
+    status: AtomicI16,
+    unused: AtomicU16,
+}
+
+impl sealed::Sealed for UnmapCells {}
+impl Cells for UnmapCells {}
+const _: () = assert!(size_of::<UnmapCells>() == size_of::<UnmapGrantRef>());
+const _: () = assert!(size_of::<UnmapCells>() == size_of::<UnmapAndReplace>());
+
+impl UnmapCells {
+    /// Where their statuses are.
+    pub(crate) const STATUS: usize = core::mem::offset_of!(Self, status);
+
+    /// Host address, other address and handle, each read once.
+    #[inline(always)]
+    pub(crate) fn load(&self) -> (u64, u64, u32) {
+        (
+            self.host_addr.load(Ordering::Relaxed),
+            self.other_addr.load(Ordering::Relaxed),
+            self.handle.load(Ordering::Relaxed),
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_status(&self, status: i16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+}

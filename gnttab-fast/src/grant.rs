@@ -10,7 +10,7 @@ use crate::policy::Version;
 use crate::shared::v2::WordsV2;
 use crate::shared::{EntryV1, WordV1};
 use crate::status::Status;
-use crate::table::Entry;
+use crate::table::{Entry, Window};
 use crate::types::{DomId, Gref};
 
 /// The world around one entry.
@@ -142,11 +142,13 @@ impl<D: Domain, const MAPS: bool> Backing for Grant<'_, D, MAPS> {
 /// one, so the last answer is kept.
 pub(crate) struct Granter<'h, H: Host> {
     last: Option<(DomId, &'h H::Domain)>,
+    /// Where the last entry was found in that domain's table.
+    window: Option<Window<'h>>,
 }
 
 impl<'h, H: Host> Granter<'h, H> {
     pub(crate) const fn new() -> Self {
-        Self { last: None }
+        Self { last: None, window: None }
     }
 
     /// As [`granter`].
@@ -161,8 +163,23 @@ impl<'h, H: Host> Granter<'h, H> {
     #[cold]
     fn look_up(&mut self, host: &'h H, id: DomId) -> Result<&'h H::Domain, Status> {
         let domain = granter(host, id)?;
-        self.last = Some((id, domain));
+        *self = Self { last: Some((id, domain)), window: None };
         Ok(domain)
+    }
+
+    /// An entry of `domain`, which was found last.
+    #[inline(always)]
+    pub(crate) fn entry(&mut self, domain: &'h H::Domain, gref: Gref) -> Option<Entry<'h>> {
+        match &self.window {
+            Some(window) if window.holds(gref) => window.entry(gref),
+            _ => self.look_up_entry(domain, gref),
+        }
+    }
+
+    #[inline(never)]
+    fn look_up_entry(&mut self, domain: &'h H::Domain, gref: Gref) -> Option<Entry<'h>> {
+        self.window = domain.grants().window(gref);
+        domain.grants().entry(gref)
     }
 }
 

@@ -178,13 +178,4 @@ pub trait GuestMemory {
     /// # Errors
     /// [`Fault`]; a part may have been written.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault>;
-
-    /// [`write`](Self::write) of a status, which nearly all writes are.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    #[inline]
-    fn write_status(&mut self, address: u64, status: i16) -> Result<(), Fault> {
-        self.write(address, &status.to_le_bytes())
-    }
 }

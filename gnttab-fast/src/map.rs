@@ -10,6 +10,7 @@
 use crate::abi::{MapGrantRef, map_flags};
 use crate::active::{Pin, Pins};
 use crate::args::Args;
+use crate::cells::MapCells;
 use crate::grant::{Grant, Granter};
 use crate::host::{Domain, Domains, Fault, Frames, GuestMemory, Host, RanOut};
 use crate::op::Progress;
@@ -32,7 +33,7 @@ type OwnPages<H> = <<<H as Domains>::Domain as Domain>::Frames as Frames>::Own;
 /// The operation on `count` elements at the start of `args`.
 pub(crate) fn map<H: Host, M: GuestMemory>(
     host: &H,
-    args: &mut Args<'_, M, MapGrantRef>,
+    args: &mut Args<'_, M, MapCells>,
     count: u32,
 ) -> Result<Progress, Fault> {
     let mut granters = Granter::new();
@@ -41,30 +42,52 @@ pub(crate) fn map<H: Host, M: GuestMemory>(
         if done != 0 && host.should_yield() {
             return Ok(Progress::Yield(done));
         }
-        let end = count.min(done + CHUNK);
         let mut handles = host.caller().grants().maptrack().local(host.cpu());
-        while done < end {
-            let request = args.read(done)?;
-            let status = match map_one(host, &mut granters, &mut handles, &request) {
-                Ok(mapped) => {
-                    args.write(done, offset_of!(MapGrantRef, handle), &mapped.handle)?;
-                    args.write(done, offset_of!(MapGrantRef, dev_bus_addr), &mapped.dev_bus_addr)?;
-                    Status::Okay
-                }
-                Err(status) => {
-                    look_for_limit(host, &request, status);
-                    status
-                }
-            };
-            args.write_status(done, offset_of!(MapGrantRef, status), status)?;
+        let cells = args.in_place(done, (count - done).min(CHUNK))?;
+        for cell in cells {
+            element(host, &mut granters, &mut handles, cell);
+            done += 1;
+        }
+        if cells.is_empty() {
+            let cell = args.read(done)?;
+            let okay = element(host, &mut granters, &mut handles, &cell);
+            let (handle, dev_bus_addr, status) = cell.results();
+            if okay {
+                args.write(done, offset_of!(MapGrantRef, handle), &handle)?;
+                args.write(done, offset_of!(MapGrantRef, dev_bus_addr), &dev_bus_addr)?;
+            }
+            args.write(done, offset_of!(MapGrantRef, status), &status)?;
             done += 1;
         }
     }
     Ok(Progress::Done)
 }
 
+/// One element, with its results. True if it has mapped something.
+#[inline(always)]
+fn element<'h, H: Host>(
+    host: &'h H,
+    granters: &mut Granter<'h, H>,
+    handles: &mut Local<'_, OwnPages<H>>,
+    cell: &MapCells,
+) -> bool {
+    let request = cell.request();
+    let status = match map_one(host, granters, handles, &request) {
+        Ok(mapped) => {
+            cell.set_mapping(mapped.handle, mapped.dev_bus_addr);
+            Status::Okay
+        }
+        Err(status) => {
+            look_for_limit(host, &request, status);
+            status
+        }
+    };
+    cell.set_status(status.abi());
+    status == Status::Okay
+}
+
 /// One element. The order of the checks, and so which error wins, is Xen's.
-#[inline]
+#[inline(always)]
 fn map_one<'h, H: Host>(
     host: &'h H,
     granters: &mut Granter<'h, H>,
@@ -82,7 +105,7 @@ fn map_one<'h, H: Host>(
     // DOMID_SELF is no domain's number, and map knows no other name for the caller than its own.
     let granter = granters.find(host, DomId(request.dom))?;
     let reserved = handles.alloc().map_err(|_| Status::NoSpace)?;
-    let result = pin_and_map(host, granter, request);
+    let result = pin_and_map(host, granters, granter, request);
     let (frame_address, info) = match result {
         Ok(done) => done,
         Err(status) => {
@@ -96,6 +119,7 @@ fn map_one<'h, H: Host>(
 
 /// Tells if it was for want of handles or of pins that an element failed.
 #[cold]
+#[inline(never)]
 fn look_for_limit<H: Host>(host: &H, request: &MapGrantRef, status: Status) {
     let caller = host.caller();
     match status {
@@ -113,17 +137,18 @@ fn look_for_limit<H: Host>(host: &H, request: &MapGrantRef, status: Status) {
     }
 }
 
-#[inline]
-fn pin_and_map<H: Host>(
-    host: &H,
-    granter: &H::Domain,
+#[inline(always)]
+fn pin_and_map<'h, H: Host>(
+    host: &'h H,
+    granters: &mut Granter<'h, H>,
+    granter: &'h H::Domain,
     request: &MapGrantRef,
 ) -> Result<(u64, MapInfo), Status> {
     let caller = host.caller();
     let readonly = request.flags & map_flags::READONLY != 0;
     let pin = Pin::for_access(!readonly);
     let gref = Gref(request.gref);
-    let entry = granter.grants().entry(gref).ok_or(Status::BadGntref)?;
+    let entry = granters.entry(granter, gref).ok_or(Status::BadGntref)?;
     let frame = entry.active.pin(caller.id(), pin, Grant::<_, true>::new(granter, gref, entry))?;
     let gfn = Gfn(request.host_addr >> PAGE_SHIFT);
     // Other flags, those for bits of page-table entries, have no place to go in a physical map.

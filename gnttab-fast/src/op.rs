@@ -90,14 +90,16 @@ pub fn grant_table_op<H: Host, M: GuestMemory>(
         (op::MAP_GRANT_REF, _) => {
             array::<abi::MapGrantRef>(map::map(host, &mut Args::new(memory, args), count))
         }
-        (op::UNMAP_GRANT_REF, _) => array::<abi::UnmapGrantRef>(unmap::unmap::<_, _, abi::UnmapGrantRef>(
+        (op::UNMAP_GRANT_REF, _) => array::<abi::UnmapGrantRef>(unmap::unmap::<_, _, false>(
             host,
             &mut Args::new(memory, args),
             count,
         )),
-        (op::UNMAP_AND_REPLACE, _) => array::<abi::UnmapAndReplace>(
-            unmap::unmap::<_, _, abi::UnmapAndReplace>(host, &mut Args::new(memory, args), count),
-        ),
+        (op::UNMAP_AND_REPLACE, _) => array::<abi::UnmapAndReplace>(unmap::unmap::<_, _, true>(
+            host,
+            &mut Args::new(memory, args),
+            count,
+        )),
         (op::SWAP_GRANT_REF, _) => {
             array::<abi::SwapGrantRef>(manage::swap(host, &mut Args::new(memory, args), count))
         }

@@ -133,14 +133,20 @@ pub(crate) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
+    /// Whether the entry of a reference is in the frame.
+    #[inline(always)]
+    pub(crate) fn holds(&self, gref: Gref) -> bool {
+        (gref.0 / V1_PER_FRAME) as usize == self.frame
+    }
+
     /// The entry of a reference in the frame. The place in the frame is masked into it, whatever is predicted
     /// of the comparison (Spectre v1).
     #[inline(always)]
     pub(crate) fn entry(&self, gref: Gref) -> Option<Entry<'a>> {
-        let (frame, at) = (gref.0 / V1_PER_FRAME, (gref.0 % V1_PER_FRAME) as usize);
-        if frame as usize != self.frame {
+        if !self.holds(gref) {
             return None;
         }
+        let at = (gref.0 % V1_PER_FRAME) as usize;
         let (active, _) = self.active.get(at / ACTIVE_PER_PAGE)?.as_chunks::<2>();
         let active = Active::new(active.get(at % ACTIVE_PER_PAGE)?);
         Some(Entry { active, shared: EntryV1::new(self.shared.get(at)?) })

@@ -63,11 +63,13 @@ impl Entry<'_> {
     }
 
     /// The generation a handle of this entry has now.
+    #[inline]
     pub(crate) fn generation(self) -> u32 {
         generation(self.word.load(Ordering::Relaxed))
     }
 
     /// Makes a reserved entry live.
+    #[inline]
     pub(crate) fn publish(self, handle: Handle, map: &MapInfo) {
         self.aux.store(map.gfn, Ordering::Release);
         let word = u64::from(map.gref) << GREF_SHIFT
@@ -79,6 +81,7 @@ impl Entry<'_> {
     }
 
     /// Makes an entry that the caller owns alone free, under a new generation.
+    #[inline]
     pub(crate) fn retire(self, handle: Handle) {
         let next = next_generation(handle.generation());
         self.word.store(u64::from(next) << GENERATION_SHIFT, Ordering::Relaxed);
@@ -102,6 +105,7 @@ impl Entry<'_> {
     }
 
     /// Claims those of the halves `asked` that are mapped.
+    #[inline]
     pub(crate) fn claim(self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
         let mut word = self.word.load(Ordering::Acquire);
         for _ in 0..CLAIM_TRIES {
@@ -129,10 +133,17 @@ impl Entry<'_> {
     }
 
     /// Drops the claimed halves. True if none is left: the entry is now the caller's alone.
+    #[inline]
     pub(crate) fn finish(self, claim: &Claim) -> bool {
         let halves = claim.halves();
         if halves.is_empty() {
             return false;
+        }
+        let word = self.word.load(Ordering::Relaxed);
+        if mapped(word) == halves {
+            // All claimed, so nobody else changes the word; the caller does when it frees the entry.
+            debug_assert!(generation(word) == claim.handle.generation() && busy(word).contains(halves));
+            return true;
         }
         let gone = halves.bits() | halves.bits() << BUSY_SHIFT;
         let old = self.word.fetch_and(!gone, Ordering::AcqRel);
@@ -142,6 +153,7 @@ impl Entry<'_> {
     }
 
     /// Gives the claimed halves back unharmed.
+    #[inline]
     pub(crate) fn unclaim(self, claim: &Claim) {
         let busy_bits = claim.halves().bits() << BUSY_SHIFT;
         if busy_bits != 0 {

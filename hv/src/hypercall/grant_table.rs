@@ -183,6 +183,7 @@ impl gnttab_fast::Domain for Domain {
         frames::put_ref(mfn);
     }
 
+    #[inline]
     fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
         let old = self
             .p2m
@@ -194,6 +195,7 @@ impl gnttab_fast::Domain for Domain {
         Ok(())
     }
 
+    #[inline]
     fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
         let kind = kind_of(writable);
         match self.p2m.clear_if(gfn, |entry| entry.mfn == mfn && entry.kind == kind) {
@@ -398,18 +400,6 @@ impl GuestMemory for Arguments<'_> {
             return page.write(offset, bytes).map_err(|_| Fault);
         }
         self.write_pieces(address, bytes)
-    }
-
-    #[inline]
-    fn write_status(&mut self, address: u64, status: i16) -> Result<(), Fault> {
-        let (page, offset) = self.page(address)?;
-        if !offset.is_multiple_of(2) {
-            return self.write(address, &status.to_le_bytes());
-        }
-        // The page was walked for writing.
-        let word = page.atomic_u16(offset).map_err(|_| Fault)?;
-        word.store(status.cast_unsigned(), Ordering::Relaxed);
-        Ok(())
     }
 }
 

@@ -329,7 +329,7 @@ impl P2m {
     ///
     /// # Errors
     /// [`P2mError::Occupied`] when it was not allowed; else as [`P2m::set`].
-    #[inline]
+    #[inline(always)]
     pub fn set_if(
         &self,
         gfn: Gfn,
@@ -378,7 +378,7 @@ impl P2m {
     ///
     /// # Errors
     /// As [`P2m::clear`].
-    #[inline]
+    #[inline(always)]
     pub fn clear_if(
         &self,
         gfn: Gfn,
