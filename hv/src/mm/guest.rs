@@ -471,6 +471,7 @@ impl<'a> GuestSpace<'a> {
     }
 
     /// Linear to guest-physical.
+    #[inline(always)]
     fn walk(&self, linear: u64, access: Access) -> Result<u64, Fault> {
         let Paging { cr0, cr3, cr4, efer } = self.paging;
         if cr0 & CR0_PG == 0 {
@@ -485,61 +486,60 @@ impl<'a> GuestSpace<'a> {
             if canonical.cast_unsigned() != linear {
                 return Err(Fault);
             }
-            return self.walk_wide(cr3 & PTE_FRAME, 3, true, linear, access);
+            return self.walk_wide(cr3 & PTE_FRAME, 3, linear, access);
         }
-        let linear = linear & 0xffff_ffff;
-        if cr4 & CR4_PAE != 0 {
-            // The four pointers stand in a 32-byte line at CR3; they have no rights of their own.
-            let page = self.frame(Gfn(cr3 >> PAGE_SHIFT), Access::Read)?;
-            let offset = usize::try_from((cr3 & 0xfe0) + (linear >> 30) * 8).map_err(|_| Fault)?;
-            let entry = page.atomic_u64(offset)?.load(Ordering::Acquire);
-            if entry & PTE_PRESENT == 0 {
-                return Err(Fault);
-            }
-            return self.walk_wide(entry & PTE_FRAME, 1, true, linear, access);
+        self.walk_32(linear & 0xffff_ffff, access)
+    }
+
+    /// Linear to guest-physical outside long mode.
+    #[cold]
+    fn walk_32(&self, linear: u64, access: Access) -> Result<u64, Fault> {
+        let Paging { cr3, cr4, .. } = self.paging;
+        if cr4 & CR4_PAE == 0 {
+            return self.walk_narrow(linear, access);
         }
-        self.walk_narrow(linear, access)
+        // The four pointers stand in a 32-byte line at CR3; they have no rights of their own.
+        let page = self.frame(Gfn(cr3 >> PAGE_SHIFT), Access::Read)?;
+        let offset = usize::try_from((cr3 & 0xfe0) + (linear >> 30) * 8).map_err(|_| Fault)?;
+        let entry = page.atomic_u64(offset)?.load(Ordering::Acquire);
+        if entry & PTE_PRESENT == 0 {
+            return Err(Fault);
+        }
+        self.walk_wide(entry & PTE_FRAME, 1, linear, access)
     }
 
     /// Tables of 64-bit entries, from `level` (3: PML4, 1: page directory) down.
-    fn walk_wide(
-        &self,
-        root: u64,
-        level: u32,
-        mut writable: bool,
-        linear: u64,
-        access: Access,
-    ) -> Result<u64, Fault> {
+    #[inline(always)]
+    fn walk_wide(&self, root: u64, level: u32, linear: u64, access: Access) -> Result<u64, Fault> {
         let mut table = root;
         let mut shift = PAGE_SHIFT + 9 * level;
-        loop {
+        // Rights that all levels have.
+        let mut rights = PTE_WRITE;
+        let (page, slot, entry) = loop {
             let page = self.frame(Gfn(table >> PAGE_SHIFT), Access::Read)?;
             let slot = page.entry(linear >> shift);
             let entry = slot.load(Ordering::Acquire);
-            if entry & PTE_PRESENT == 0 {
-                return Err(Fault);
+            rights &= entry;
+            if shift == PAGE_SHIFT || entry & PTE_LARGE != 0 {
+                break (page, slot, entry);
             }
-            writable &= entry & PTE_WRITE != 0;
-            let last = shift == PAGE_SHIFT || entry & PTE_LARGE != 0;
-            if last {
-                // Level 3 has no leaves.
-                if shift > PAGE_SHIFT + 18 {
+            if entry & (PTE_PRESENT | PTE_ACCESSED) != PTE_PRESENT | PTE_ACCESSED {
+                if entry & PTE_PRESENT == 0 {
                     return Err(Fault);
                 }
-                self.may(writable, access)?;
-            }
-            let marks = marks(last, access);
-            if entry & marks != marks && page.writable() {
-                // Lost against a concurrent change: the guest races itself, and we keep to what we read.
-                let _ = slot.compare_exchange(entry, entry | marks, Ordering::AcqRel, Ordering::Relaxed);
-            }
-            if last {
-                let within = (1 << shift) - 1;
-                return Ok((entry & PTE_FRAME & !within) | (linear & within));
+                mark(&page, slot, entry, PTE_ACCESSED);
             }
             table = entry & PTE_FRAME;
             shift -= 9;
+        };
+        // Level 3 has no leaves.
+        if entry & PTE_PRESENT == 0 || shift > PAGE_SHIFT + 18 {
+            return Err(Fault);
         }
+        self.may(rights != 0, access)?;
+        mark(&page, slot, entry, marks(true, access));
+        let within = (1 << shift) - 1;
+        Ok((entry & PTE_FRAME & !within) | (linear & within))
     }
 
     /// Two levels of 32-bit entries, with 4 MiB pages.
@@ -591,6 +591,15 @@ impl<'a> GuestSpace<'a> {
 #[expect(clippy::cast_possible_truncation, reason = "below the page size")]
 const fn offset_of(linear: u64) -> usize {
     (linear % PAGE_SIZE as u64) as usize
+}
+
+/// Sets bits of an entry that was `entry`, as the hardware would. Lost against a concurrent change: the guest
+/// races itself, and we keep to what we read.
+#[inline(always)]
+fn mark(page: &GuestPage<'_>, slot: &AtomicU64, entry: u64, bits: u64) {
+    if entry & bits != bits && page.writable() {
+        let _ = slot.compare_exchange(entry, entry | bits, Ordering::AcqRel, Ordering::Relaxed);
+    }
 }
 
 /// The bits the hardware would set.
