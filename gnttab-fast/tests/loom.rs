@@ -79,7 +79,7 @@ impl Grant<'_> {
     }
 }
 
-impl Backing for Grant<'_> {
+impl Backing for &Grant<'_> {
     type Mark = WordV1;
 
     fn mark(&self, _: Version, grantee: Option<DomId>, pin: Pin) -> Result<WordV1, Status> {

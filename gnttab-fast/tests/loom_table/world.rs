@@ -2,7 +2,7 @@
 
 use gnttab_fast::abi::{Copy, CopyPtr, SetVersion, copy_flags, gtf, op};
 use gnttab_fast::{
-    Batch, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome,
+    Batch, Cells, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome,
     PAGE_SHIFT, Policy, Ram, Refused, Scan, SharedSource, Table, Version, Width, grant_table_op,
 };
 use loom::cell::UnsafeCell;
