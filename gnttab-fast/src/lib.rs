@@ -41,7 +41,7 @@ mod unmap;
 mod usage;
 mod version;
 
-pub use cells::Cells;
+pub use cells::{Cells, CompatCopyCells, CopyCells, MapCells, UnmapCells};
 pub use copy::BLOCK as COPY_BLOCK;
 pub use host::{Batch, Domain, Domains, Fault, Frames, GuestMemory, Host, Ram, RanOut, Refused};
 pub use op::{Outcome, Width, grant_table_op};

@@ -94,6 +94,14 @@ impl<'a> GuestPage<'a> {
         self.base
     }
 
+    #[inline(always)]
+    const fn to_be_written(&self) -> Result<(), Fault> {
+        if !self.writable {
+            return Err(Fault);
+        }
+        Ok(())
+    }
+
     /// Copies out of the page.
     ///
     /// # Errors
@@ -113,9 +121,7 @@ impl<'a> GuestPage<'a> {
     #[inline]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Fault> {
         check(offset, bytes.len())?;
-        if !self.writable {
-            return Err(Fault);
-        }
+        self.to_be_written()?;
         // SAFETY: as in `read`, and the page may be written.
         unsafe { copy_bytes(self.base.add(offset), bytes.as_ptr(), bytes.len()) };
         Ok(())
@@ -127,9 +133,7 @@ impl<'a> GuestPage<'a> {
     /// When the page is read-only.
     #[inline]
     pub fn cells<T: Cells>(&self, offset: usize, most: usize) -> Result<&'a [T], Fault> {
-        if !self.writable {
-            return Err(Fault);
-        }
+        self.to_be_written()?;
         if !offset.is_multiple_of(align_of::<T>()) {
             return Ok(&[]);
         }

@@ -264,3 +264,19 @@ proptest! {
         prop_assert_eq!(back, bytes);
     }
 }
+
+/// Structures are lent where they lie whole in the page, aligned, and where the guest could write them.
+#[test]
+fn cells_are_lent_from_writable_pages_only() {
+    use gnttab_fast::CopyCells;
+    let guest = Guest::unpaged();
+    let space = GuestSpace::new(&guest.p2m, guest.paging, &guest.guard);
+    let page = space.page(0x5000, Access::Read).expect("ram");
+    for (offset, most, lent) in
+        [(0, 64, 64), (0, 200, 102), (4056, 64, 1), (4064, 64, 0), (4096, 64, 0), (4, 64, 0), (8, 0, 0)]
+    {
+        assert_eq!(page.cells::<CopyCells>(offset, most).map(<[_]>::len), Ok(lent), "{offset}");
+    }
+    let page = space.page(READ_ONLY << PAGE_SHIFT, Access::Read).expect("there to be read");
+    assert!(page.cells::<CopyCells>(0, 1).is_err());
+}
