@@ -89,12 +89,8 @@ impl Halves {
     }
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
-        match bits & 3 {
-            0 => Self::NONE,
-            1 => Self::HOST,
-            2 => Self::DEVICE,
-            _ => Self::BOTH,
-        }
+        let [low, ..] = bits.to_le_bytes();
+        Self(low & Self::BOTH.0)
     }
 }
 

@@ -183,7 +183,7 @@ impl gnttab_fast::Domain for Domain {
         frames::put_ref(mfn);
     }
 
-    #[inline]
+    #[inline(always)]
     fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
         let old = self
             .p2m
@@ -195,7 +195,7 @@ impl gnttab_fast::Domain for Domain {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
         let kind = kind_of(writable);
         match self.p2m.clear_if(gfn, |entry| entry.mfn == mfn && entry.kind == kind) {

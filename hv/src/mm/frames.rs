@@ -135,6 +135,7 @@ static READY: AtomicU32 = AtomicU32::new(NONE);
 static OWNED: [AtomicU32; DomId::FIRST_RESERVED.0 as usize] =
     [const { AtomicU32::new(0) }; DomId::FIRST_RESERVED.0 as usize];
 
+#[inline]
 fn entry(mfn: Mfn) -> Option<&'static Frame> {
     // `init` itself comes by here, after it has stored the length.
     #[cfg(not(feature = "bare-metal"))]
@@ -354,6 +355,7 @@ pub fn owner(mfn: Mfn) -> Option<Owner> {
 
 /// Takes a reference to a frame of `domain`; false when it is not (or no longer) that domain's.
 #[must_use]
+#[inline]
 pub fn get_ref(mfn: Mfn, domain: DomId) -> bool {
     let Some(frame) = entry(mfn) else { return false };
     frame
@@ -371,7 +373,23 @@ pub fn get_ref(mfn: Mfn, domain: DomId) -> bool {
 ///
 /// # Panics
 /// When the frame is no domain's: more references were dropped than taken.
+#[inline]
 pub fn put_ref(mfn: Mfn) {
+    if let Some(frame) = entry(mfn) {
+        let word = frame.state.load(Ordering::Relaxed);
+        let others = State(word).kind() == Kind::Domain && State(word).refs() > 1;
+        let drop = || frame.state.compare_exchange(word, word - 1, Ordering::Release, Ordering::Relaxed);
+        if others && drop().is_ok() {
+            return;
+        }
+    }
+    put_last_ref(mfn);
+}
+
+/// Drops a reference that is the last, or was.
+#[cold]
+#[inline(never)]
+fn put_last_ref(mfn: Mfn) {
     let frame = entry(mfn).expect("a frame with references is RAM");
     let before = frame.state.fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
         let state = State(word);
