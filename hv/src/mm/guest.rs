@@ -95,7 +95,7 @@ impl<'a> GuestPage<'a> {
     }
 
     #[inline(always)]
-    const fn to_be_written(&self) -> Result<(), Fault> {
+    const fn check_writable(&self) -> Result<(), Fault> {
         if !self.writable {
             return Err(Fault);
         }
@@ -121,7 +121,7 @@ impl<'a> GuestPage<'a> {
     #[inline]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Fault> {
         check(offset, bytes.len())?;
-        self.to_be_written()?;
+        self.check_writable()?;
         // SAFETY: as in `read`, and the page may be written.
         unsafe { copy_bytes(self.base.add(offset), bytes.as_ptr(), bytes.len()) };
         Ok(())
@@ -133,7 +133,7 @@ impl<'a> GuestPage<'a> {
     /// When the page is read-only.
     #[inline]
     pub fn cells<T: Cells>(&self, offset: usize, most: usize) -> Result<&'a [T], Fault> {
-        self.to_be_written()?;
+        self.check_writable()?;
         if !offset.is_multiple_of(align_of::<T>()) {
             return Ok(&[]);
         }
