@@ -69,13 +69,15 @@ pub fn versus_xen(args: &VersusXenArgs, no_install: bool) -> Result<()> {
         let text = format!("{:#}\n", Value::from_iter(measured.iter().map(rows::Row::json)));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    let made = image::build(&ImageArgs::default())?;
+    let build = || image::build(&ImageArgs::default());
     if !args.linux {
+        let made = build()?;
         part(micro::alone(&made, &debian, args.runs)?)?;
         part(micro::between(&made, &debian, args.runs)?)?;
     }
     if !args.micro {
-        part(traffic::measure((!args.xen_only).then_some(&made), &debian, args.runs)?)?;
+        let made = if args.xen_only { None } else { Some(build()?) };
+        part(traffic::measure(made.as_ref(), &debian, args.runs)?)?;
     }
     Ok(())
 }

@@ -9,6 +9,11 @@
 //! and breakpoint traps, whose instruction simply runs again. An interrupt that cannot be taken yet makes a
 //! virtual one (V_IRQ) pend, whose only purpose is the exit when the guest opens its window.
 //!
+//! An external interrupt that EVENTINJ holds is handed to the CPU as a virtual one for the entry itself, unless V_IRQ
+//! serves the window: it may be taken, so it comes before the first instruction all the same. QEMU's TCG (7.2)
+//! forgets to clear its note of an interrupt that EVENTINJ brought, and when it next looks up from its work it may
+//! deliver that again, whatever RFLAGS.IF says; under `-icount` it does so every few hundred interrupts.
+//!
 //! **What CPUs lack.** QEMU's TCG has no next-RIP saving, no clean bits and no flush by ASID: lengths are found
 //! by looking at the code ([`super::insn`]), clean bits are not claimed, and a flush is a fresh ASID.
 
@@ -200,6 +205,7 @@ impl Vcpu {
             c.asid = asid.value;
             c.tlb_control = if flush_all { vmcb::TLB_FLUSH_ALL } else { 0 };
         }
+        let posted = self.state().event_inj != 0 && self.post();
         self.control().clean = self.may_keep & !self.dirty;
         let other_xcr0 = self.xstate.enter_guest(self.cr4());
         // SAFETY: root mode with interrupts off (the run loop's rule); the VMCB is ours, and its CPU's alone while
@@ -215,11 +221,46 @@ impl Vcpu {
         if pending & event::VALID != 0 && !runs_again(pending) {
             c.event_inj = pending;
         }
-        if c.exit_code == exit::VMMCALL {
+        let hypercall = c.exit_code == exit::VMMCALL;
+        if posted {
+            self.unpost();
+        }
+        if hypercall {
             self.exited_at = Some(Insn::Vmmcall);
             return Exit::Hypercall;
         }
         self.reason()
+    }
+
+    /// Makes an external interrupt in EVENTINJ a virtual one (module docs).
+    fn post(&mut self) -> bool {
+        let c = self.state();
+        let inject = c.event_inj;
+        if inject & (event::VALID | event::TYPE_MASK) != event::VALID | event::TYPE_INTR
+            || c.intercepts[3] & intercept3::VINTR != 0
+        {
+            return false;
+        }
+        self.dirty |= clean::TPR;
+        let c = self.control();
+        c.event_inj = 0;
+        c.vintr = (c.vintr & !vintr::VECTOR_MASK)
+            | (inject & 0xff) << vintr::VECTOR_SHIFT
+            | vintr::V_IRQ
+            | vintr::V_PRIO_MAX
+            | vintr::V_IGN_TPR;
+        true
+    }
+
+    /// After the exit: takes the virtual interrupt back, into EVENTINJ if the guest has not begun to take it.
+    fn unpost(&mut self) {
+        self.dirty |= clean::TPR;
+        let c = self.control();
+        let vector = (c.vintr & vintr::VECTOR_MASK) >> vintr::VECTOR_SHIFT;
+        if c.vintr & vintr::V_IRQ != 0 && c.exit_int_info & event::VALID == 0 {
+            c.event_inj = vector | event::TYPE_INTR | event::VALID;
+        }
+        c.vintr &= !(vintr::VECTOR_MASK | vintr::V_IRQ | vintr::V_PRIO_MAX | vintr::V_IGN_TPR);
     }
 
     /// Translates the exit code.
@@ -471,6 +512,9 @@ impl Vcpu {
     /// Delivers an interrupt at the next entry; only when [`Vcpu::can_take_interrupt`].
     pub fn inject_vector(&mut self, vector: u8) {
         debug_assert!(self.can_take_interrupt());
+        if self.state().intercepts[3] & intercept3::VINTR != 0 {
+            self.request_window(false);
+        }
         self.control().event_inj = u64::from(vector) | event::TYPE_INTR | event::VALID;
     }
 

@@ -111,6 +111,38 @@ fn an_interrupt_waits_for_its_window() {
 }
 
 #[test]
+fn an_interrupt_goes_in_as_a_virtual_one() {
+    let mut vcpu = pvh(0);
+    vcpu.control().rflags |= RFLAGS_IF;
+    vcpu.inject_vector(0xf3);
+    assert!(vcpu.post());
+    assert_eq!((vcpu.state().event_inj, vcpu.state().vintr >> vintr::VECTOR_SHIFT), (0, 0xf3));
+    assert_ne!(vcpu.state().vintr & vintr::V_IRQ, 0);
+    vcpu.unpost();
+    assert_eq!(vcpu.state().event_inj, 0xf3 | event::VALID, "not taken: it stays due");
+    assert_eq!(vcpu.state().vintr, vintr::V_INTR_MASKING);
+
+    assert!(vcpu.post());
+    vcpu.control().vintr &= !vintr::V_IRQ;
+    vcpu.unpost();
+    assert!(!vcpu.event_pending(), "taken");
+
+    vcpu.inject_vector(0xf3);
+    assert!(vcpu.post());
+    vcpu.control().exit_int_info = 0xf3 | event::VALID;
+    vcpu.control().event_inj = 0xf3 | event::VALID;
+    vcpu.unpost();
+    assert_eq!(vcpu.state().event_inj, 0xf3 | event::VALID, "once, if the exit came as it was taken");
+
+    vcpu.control().event_inj = 14 | event::TYPE_EXCEPTION | event::VALID;
+    assert!(!vcpu.post(), "an exception goes in as it is");
+    vcpu.control().event_inj = 0;
+    vcpu.inject_vector(0xf3);
+    vcpu.request_window(true);
+    assert!(!vcpu.post(), "V_IRQ serves the window");
+}
+
+#[test]
 fn arguments_are_where_each_abi_puts_them() {
     let (p2m, guard) = (P2m::new().expect("memory"), epoch::pin());
     let mut vcpu = pvh(0);

@@ -110,6 +110,9 @@ pub mod vintr {
     pub const V_PRIO_MAX: u64 = 0xf << 16;
     pub const V_IGN_TPR: u64 = 1 << 20;
     pub const V_INTR_MASKING: u64 = 1 << 24;
+    /// V_INTR_VECTOR.
+    pub const VECTOR_SHIFT: u32 = 32;
+    pub const VECTOR_MASK: u64 = 0xff << VECTOR_SHIFT;
 }
 
 /// Clean bits: what the hardware may keep from the last run.
