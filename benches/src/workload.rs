@@ -97,6 +97,10 @@ impl Sweep {
         self.values
             .iter()
             .flat_map(|&v| offsets.iter().map(move |&o| (v, o)))
+            // What does not fit a page is no copy.
+            .filter(|&(v, o)| {
+                matches!(self.over, Over::Batch) || usize::from(v) + usize::from(o.unwrap_or(0)) <= PAGE
+            })
             .map(|(v, o)| with(v, o))
             .collect()
     }

@@ -44,6 +44,7 @@ fn main() -> Result<()> {
         rows: serde_json::from_str(&text).with_context(|| format!("{}", args.rows.display()))?,
         simulated,
         gates: fs::read_to_string(&gates).with_context(|| format!("reading {}", gates.display()))?,
+        profiles: fs::read_to_string(args.root.join("results/profiles.md")).unwrap_or_default(),
         machine: machine(),
         command: args.command,
     };

@@ -22,6 +22,8 @@ pub struct Input {
     pub simulated: Simulated,
     /// The gates file, for the instruction counts of whole hypercalls.
     pub gates: String,
+    /// Profiles of whole hypercalls (`results/profiles.md`): sections named after rows, or nothing.
+    pub profiles: String,
     /// The machine, in lines.
     pub machine: String,
     /// The command that measured.
@@ -122,6 +124,25 @@ mod tests {
         assert_eq!(of("map and unmap"), Some(false));
         assert_eq!(of("empty hypercall"), Some(true));
         assert_eq!(of("cold"), None, "not measured is not reached");
+    }
+
+    #[test]
+    fn a_miss_says_by_how_much_and_links_its_profile() {
+        let rows = [row("copy.gref_own.b32.64", 40.0, 88.0), row("sweep.heat.64.2", 2.0, 1.0)];
+        let input = Input {
+            rows: rows.to_vec(),
+            simulated: Simulated::default(),
+            gates: "[icount]\n\"xen_version\" = 700\n".into(),
+            profiles: "# Profiles\n\n## xen_version\n\n```\nhandle 300\n```\n".into(),
+            machine: String::new(),
+            command: String::new(),
+        };
+        let verdicts = verdicts(&input.rows, &input.gates).expect("targets parse");
+        let page = page::html(&input, &verdicts, &[]);
+        assert!(page.contains("2.00 times the limit, ratio 2.20 of 4"), "{page}");
+        assert!(page.contains("href=\"#profile-0\"") && page.contains("handle 300"));
+        assert!(page.contains("<td>sweep.heat.64.2</td>") && page.contains("1 of 1 cells"));
+        assert!(page.contains("<td class=n>100 %</td>"), "the baseline is set beside the facts");
     }
 
     #[test]

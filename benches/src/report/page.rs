@@ -2,13 +2,14 @@
 
 use super::plots::Plot;
 use super::{Input, Verdict, svg};
+use crate::ab::Row;
 use crate::sim::Simulated;
 use std::fmt::Write as _;
 
 const STYLE: &str = "body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;\
 max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;width:100%;font-size:14px}\
 th,td{border-bottom:1px solid var(--mesh);padding:.3em .5em;text-align:left;vertical-align:top}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
+td.n{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}\
 pre{background:color-mix(in srgb,var(--mesh) 40%,transparent);padding:1em;overflow-x:auto}\
 .yes{color:var(--ours2);font-weight:600}.no{color:var(--peer);font-weight:600}figure{margin:2em 0}\
 figcaption{font-size:14px}";
@@ -23,8 +24,10 @@ pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
          Xen 4.17.7 measured by itself.</p>\n",
         svg::variables()
     );
-    verdict_table(&mut out, verdicts);
-    baseline(&mut out, verdicts);
+    let profiles = profiles(&input.profiles);
+    verdict_table(&mut out, verdicts, &profiles);
+    baseline(&mut out, verdicts, input);
+    losses(&mut out, &input.rows);
     for plot in plots {
         let _ = writeln!(
             out,
@@ -34,6 +37,7 @@ pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
         );
     }
     simulator(&mut out, &input.simulated);
+    profile_texts(&mut out, &profiles);
     rows(&mut out, input);
     let _ = writeln!(
         out,
@@ -44,17 +48,81 @@ pub fn html(input: &Input, verdicts: &[Verdict], plots: &[Plot]) -> String {
     out
 }
 
-fn verdict_table(out: &mut String, verdicts: &[Verdict]) {
+/// The sections of the file of profiles: row, and what the profile says.
+fn profiles(text: &str) -> Vec<(&str, &str)> {
+    let sections = text.split("\n## ").skip(1);
+    sections.filter_map(|s| s.split_once('\n')).map(|(row, said)| (row.trim(), said.trim())).collect()
+}
+
+fn profile_texts(out: &mut String, profiles: &[(&str, &str)]) {
+    if profiles.is_empty() {
+        return;
+    }
     out.push_str(
-        "<h2>Verdicts</h2>\n<table><tr><th>what</th><th class=n>ours</th><th class=n>Xen</th>\
+        "<h2>Where the instructions go</h2>\n<p>By <code>cargo xtask profile</code>: each instruction of one hypercall, \
+         counted by the function it was written in.</p>\n",
+    );
+    for (i, (row, said)) in profiles.iter().enumerate() {
+        let _ = writeln!(
+            out,
+            "<details id=\"profile-{i}\"><summary>{}</summary><pre>{}</pre></details>",
+            escape(row),
+            escape(&said.replace("```", ""))
+        );
+    }
+}
+
+/// The lengths and offsets at which the baseline is faster, by name.
+fn losses(out: &mut String, rows: &[Row]) {
+    let cells: Vec<&Row> = rows.iter().filter(|r| r.name.starts_with("sweep.heat.")).collect();
+    if cells.is_empty() {
+        return;
+    }
+    let lost: Vec<&&Row> = cells.iter().filter(|r| r.ratio < 1.0).collect();
+    let least = cells.iter().min_by(|a, b| a.ratio.total_cmp(&b.ratio));
+    let least = least.map_or_else(String::new, |r| format!("{} with a ratio of {:.2}", r.name, r.ratio));
+    let _ = writeln!(
+        out,
+        "<h2>Lengths and offsets where we lose</h2>\n<p>{} of {} cells of the heat map (<code>sweep.heat.LENGTH.OFFSET\
+         </code>). The lowest: {}.</p>",
+        lost.len(),
+        cells.len(),
+        escape(&least)
+    );
+    if !lost.is_empty() {
+        out.push_str("<table><tr><th>cell</th><th class=n>ours, ns</th><th class=n>baseline, ns</th><th class=n>ratio</th><th class=n>95 %</th></tr>\n");
+        for r in lost {
+            let _ = writeln!(
+                out,
+                "<tr><td>{}</td><td class=n>{:.1}</td><td class=n>{:.1}</td><td class=n>{:.2}</td>\
+                 <td class=n>{:.2} - {:.2}</td></tr>",
+                escape(&r.name),
+                r.ours,
+                r.peer,
+                r.ratio,
+                r.ratio_ci.0,
+                r.ratio_ci.1
+            );
+        }
+        out.push_str("</table>\n");
+    }
+}
+
+fn verdict_table(out: &mut String, verdicts: &[Verdict], profiles: &[(&str, &str)]) {
+    out.push_str(
+        "<h2>Verdicts</h2>\n<table><tr><th>what</th><th class=n>ours</th><th class=n>baseline or Xen</th>\
          <th class=n>ratio</th><th>to reach</th><th>reached</th><th class=n>facts: shipped / unhardened</th></tr>\n",
     );
     for v in verdicts {
         let class = if v.reached == Some(true) { "yes" } else { "no" };
+        let profile = profiles.iter().position(|(row, _)| *row == v.row);
+        let profile =
+            profile.map_or_else(String::new, |i| format!(" (<a href=\"#profile-{i}\">profile</a>)"));
+        let missed = if v.missed.is_empty() { String::new() } else { format!(": {}", escape(&v.missed)) };
         let _ = writeln!(
             out,
             "<tr><td>{}</td><td class=n>{}</td><td class=n>{}</td><td class=n>{}</td><td>{}</td>\
-             <td class={class}>{}</td><td class=n>{}</td></tr>",
+             <td class={class}>{}{missed}{profile}</td><td class=n>{}</td></tr>",
             escape(&v.what),
             v.ours,
             v.peer,
@@ -68,22 +136,35 @@ fn verdict_table(out: &mut String, verdicts: &[Verdict]) {
 }
 
 /// How near the baseline lands to what it stands for.
-fn baseline(out: &mut String, verdicts: &[Verdict]) {
-    let known: Vec<_> = verdicts.iter().filter_map(|v| Some((v, v.baseline?))).collect();
+fn baseline(out: &mut String, verdicts: &[Verdict], input: &Input) {
+    let known: Vec<_> = verdicts.iter().filter_map(|v| Some((v, v.landed?, v.baseline?))).collect();
     if known.is_empty() {
         return;
     }
     out.push_str(
-        "<h2>The baseline</h2>\n<p>Times of the baseline here, as a share of what Xen's own object code took, \
-         without speculation barriers, on an EPYC at 2.6 GHz. Within 25 % is what it is held to, on that \
-         machine and idle; above, it flatters us; below, it wrongs us.</p>\n<ul>\n",
+        "<h2>The baseline</h2>\n<p>Beside Xen's own object code without speculation barriers, which was measured on \
+         another machine (Zen 4, 2.6 GHz, idle). Within 25 % is what it is held to: above, it flatters us; below, it \
+         wrongs us. The figures of the facts are not scaled to this machine. Rows of two threads depend on how far \
+         apart the two processors are, here and there; a mapping is entered under the lock of the mapper's guest \
+         frames, which a translated caller's mappings take and the caller of the facts, a PV one, did not.</p>\n\
+         <table><tr><th>row</th><th class=n>baseline here, ns</th><th class=n>facts, unhardened, ns</th>\
+         <th class=n>share</th><th>within 25 %</th><th class=n>samples disturbed</th><th class=n>ping-pong, ns</th></tr>\n",
     );
-    for (v, share) in known {
-        let mark =
-            if (0.75..=1.25).contains(&share) { "" } else { " <strong class=no>(outside 25 %)</strong>" };
-        let _ = writeln!(out, "<li>{}: {:.0} %{mark}</li>", escape(&v.what), share * 100.0);
+    for (v, (here, facts), share) in known {
+        let good = (0.75..=1.25).contains(&share);
+        let (class, word) = if good { ("yes", "yes") } else { ("no", "no") };
+        let row = input.rows.iter().find(|r| r.name == v.row);
+        let disturbed = row.map_or_else(|| "-".into(), |r| r.samples.saturating_sub(r.clean).to_string());
+        let apart = row.and_then(|r| r.lines).map_or_else(|| "-".into(), |l| format!("{:.0}", l.ping_pong));
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td class=n>{here:.1}</td><td class=n>{facts:.0}</td><td class=n>{:.0} %</td>\
+             <td class={class}>{word}</td><td class=n>{disturbed}</td><td class=n>{apart}</td></tr>",
+            escape(&v.what),
+            share * 100.0
+        );
     }
-    out.push_str("</ul>\n");
+    out.push_str("</table>\n");
 }
 
 /// How far the simulator holds: its word for what was measured as well.

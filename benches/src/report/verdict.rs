@@ -10,6 +10,15 @@ use std::collections::BTreeMap;
 struct File {
     target: Vec<Target>,
     icount: Vec<Target>,
+    policy: Policy,
+}
+
+/// What `cargo xtask gate policy` holds: the rows are instructions beyond the allowed ones.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Policy {
+    what: String,
+    at_most: f64,
 }
 
 #[derive(Deserialize)]
@@ -29,6 +38,8 @@ struct Target {
 struct Gates {
     #[serde(default)]
     icount: BTreeMap<String, f64>,
+    #[serde(default)]
+    policy: BTreeMap<String, f64>,
 }
 
 /// One line of the verdicts, ready to be shown.
@@ -47,6 +58,12 @@ pub struct Verdict {
     pub facts: String,
     /// Whether it was; `None` if it was not measured.
     pub reached: Option<bool>,
+    /// How far it is from what was to be reached; empty if it was.
+    pub missed: String,
+    /// The row it is measured by.
+    pub row: String,
+    /// The baseline's nanoseconds and the facts' unhardened column.
+    pub landed: Option<(f64, f64)>,
     /// The baseline against the facts' unhardened column: 1 is the same.
     pub baseline: Option<f64>,
 }
@@ -72,7 +89,40 @@ pub fn verdicts(rows: &[Row], gates: &str) -> Result<Vec<Verdict>> {
         toml::from_str(include_str!("../../definitions/targets.toml")).context("targets.toml")?;
     let gates: Gates = toml::from_str(gates).context("gates.toml")?;
     let timed = file.target.iter().map(|t| timed(t, rows));
-    Ok(timed.chain(file.icount.iter().map(|t| counted(t, &gates))).collect())
+    let counted = file.icount.iter().map(|t| counted(t, &gates));
+    Ok(timed.chain(counted).chain([policy(&file.policy, &gates)]).collect())
+}
+
+fn policy(p: &Policy, gates: &Gates) -> Verdict {
+    let most = gates.policy.values().copied().fold(0.0, f64::max);
+    let measured = !gates.policy.is_empty();
+    let held = most <= 0.0;
+    Verdict {
+        what: p.what.clone(),
+        ours: match (measured, held) {
+            (false, _) => "-".into(),
+            (true, true) => format!("within {}", p.at_most),
+            (true, false) => format!("{most:.0} beyond, a round"),
+        },
+        peer: "-".into(),
+        ratio: "-".into(),
+        wanted: format!("at most {} instr.", p.at_most),
+        facts: "-".into(),
+        reached: measured.then_some(held),
+        missed: String::new(),
+        row: "policy".into(),
+        landed: None,
+        baseline: None,
+    }
+}
+
+/// How far a figure is from its limits.
+fn missed(t: &Target, measured: Option<f64>, ratio: Option<f64>) -> String {
+    let over = measured.zip(t.at_most).filter(|(m, most)| m > most);
+    let under = ratio.zip(t.ratio).filter(|(r, least)| r < least);
+    let over = over.map(|(m, most)| format!("{:.2} times the limit", m / most));
+    let under = under.map(|(r, least)| format!("ratio {r:.2} of {least}"));
+    over.into_iter().chain(under).collect::<Vec<_>>().join(", ")
 }
 
 fn timed(t: &Target, rows: &[Row]) -> Verdict {
@@ -100,6 +150,9 @@ fn timed(t: &Target, rows: &[Row]) -> Verdict {
         wanted: wanted(t, if t.relative_to.is_some() { "x" } else { " ns" }),
         facts: facts(t),
         reached,
+        missed: missed(t, measured, row.map(|r| r.ratio)),
+        row: t.row.clone(),
+        landed: row.map(|r| r.peer).zip(t.unhardened),
         baseline: row.zip(t.unhardened).map(|(row, facts)| row.peer / facts),
     }
 }
@@ -114,6 +167,9 @@ fn counted(t: &Target, gates: &Gates) -> Verdict {
         wanted: wanted(t, " instr."),
         facts: facts(t),
         reached: ours.map(|n| t.at_most.is_none_or(|most| n <= most)),
+        missed: missed(t, ours, None),
+        row: t.row.clone(),
+        landed: None,
         baseline: None,
     }
 }
