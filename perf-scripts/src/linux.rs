@@ -5,6 +5,7 @@
 //! domain off.
 
 pub mod initramfs;
+pub mod network;
 pub mod packages;
 pub mod traffic;
 
@@ -59,9 +60,12 @@ pub struct LinuxArgs {
     /// vCPUs of each domain
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
     vcpus: u32,
-    /// How many domains
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=24))]
-    domains: u32,
+    /// Only boot that many domains, each alone, instead of the driver domain and its two clients
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=24))]
+    domains: Option<u32>,
+    /// Count guest time in instructions: figures do not depend on the host; one pCPU
+    #[arg(long)]
+    icount: bool,
     /// Memory of each domain, MiB
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     mem: u32,
@@ -95,7 +99,8 @@ impl LinuxArgs {
             kernel,
             kernel_file: None,
             vcpus,
-            domains,
+            domains: Some(domains),
+            icount: false,
             mem: 256,
             cpus: 2,
             accel: Accel::Tcg,
@@ -119,15 +124,21 @@ impl LinuxArgs {
 /// The verb itself.
 pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
     setup::need(&[setup::QEMU], no_install)?;
+    let domains = args.domains.unwrap_or(1);
     if let Some(domain) = &args.shell {
         let machine = machine(args)?;
-        if !(1..=args.domains).any(|number| name(number) == *domain) {
+        if !(1..=domains).any(|number| name(number) == *domain) {
             return Err(stop(
                 Exit::BadInput,
-                format!("--shell {domain}: the domains are linux1 to linux{}", args.domains),
+                format!("--shell {domain}: the domains are linux1 to linux{domains}"),
             ));
         }
         return shell::lend(&machine, domain);
+    }
+    if args.domains.is_none() {
+        let told = network::run(args)?;
+        told.print();
+        return write(args, &told.json());
     }
     let results = run(args)?;
     println!("{:<10} {:>10} {:>14} {:>8}  kernel", "domain", "boot, s", "guest time, s", "vCPUs");
@@ -141,11 +152,13 @@ pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
             text(&result["linux"])
         );
     }
-    if let Some(path) = &args.json {
-        let text = format!("{:#}\n", Value::from(results));
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    write(args, &Value::from(results))
+}
+
+/// The results as JSON, where that is asked for.
+fn write(args: &LinuxArgs, results: &Value) -> Result<()> {
+    let Some(path) = &args.json else { return Ok(()) };
+    fs::write(path, format!("{results:#}\n")).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A value without quotes.
@@ -174,10 +187,12 @@ fn machine(args: &LinuxArgs) -> Result<Machine> {
     let mut machine = Machine::new(&made.image);
     machine.cmdline = "when_done=poweroff".to_owned();
     machine.accel = accel::choose(args.accel, &made)?;
-    machine.cpus = args.cpus;
-    machine.mem_mib = BESIDE_MIB + args.domains * (args.mem + 4);
+    machine.cpus = if args.icount { 1 } else { args.cpus };
+    machine.icount = args.icount;
+    let domains = args.domains.unwrap_or(1);
+    machine.mem_mib = BESIDE_MIB + domains * (args.mem + 4);
     machine.limit = Duration::from_secs(args.limit);
-    for domain in 1..=args.domains {
+    for domain in 1..=domains {
         let name = name(domain);
         let shell = args.shell.as_deref();
         let string = format!(
@@ -232,7 +247,7 @@ pub fn run(args: &LinuxArgs) -> Result<Vec<Value>> {
         Ending::Late(place) => Some(format!("still running after {} s{place}", args.limit)),
         other => Some(format!("the machine did not end in peace: {other:?}")),
     };
-    let wanted = usize::try_from(args.domains).unwrap_or(usize::MAX);
+    let wanted = usize::try_from(args.domains.unwrap_or(1)).unwrap_or(usize::MAX);
     let wrong = wrong.or_else(|| {
         (results.len() != wanted).then(|| format!("{} of {wanted} domains reached userspace", results.len()))
     });

@@ -132,8 +132,7 @@ pub fn modules(archive: &mut Initramfs, kernel: &Path, names: &[&str]) -> Result
     let tree = kernel.parent().and_then(Path::parent).context("the kernel lies in no package")?;
     let version =
         kernel.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("vmlinuz-"));
-    let all =
-        tree.join("lib/modules").join(version.context("the kernel has no version")?).join("kernel/drivers");
+    let all = tree.join("lib/modules").join(version.context("the kernel has no version")?).join("kernel");
     archive.directory("modules");
     for name in names {
         let file = find(&all, &format!("{name}.ko"))?;

@@ -13,8 +13,20 @@ use crate::progress::Step;
 const INIT: &str = include_str!("traffic.sh");
 /// Beside busybox.
 const PACKAGES: [&str; 2] = ["iperf3", "xenstore-utils"];
-const PROGRAMS: [&str; 3] = ["iperf3", "xenstore-list", "xenstore-write"];
-const MODULES: [&str; 5] = ["xen-evtchn", "xen-privcmd", "xenfs", "xen-netback", "xen-netfront"];
+const PROGRAMS: [&str; 4] = ["iperf3", "xenstore-list", "xenstore-read", "xenstore-write"];
+const MODULES: [&str; 11] = [
+    "xen-evtchn",
+    "xen-privcmd",
+    "xenfs",
+    "xen-netback",
+    "xen-netfront",
+    "xen-blkback",
+    "xen-blkfront",
+    "brd",
+    "llc",
+    "stp",
+    "bridge",
+];
 
 /// The measurements a client makes, in their order, with words for them.
 pub const TESTS: [(&str, &str); 6] = [

@@ -1,5 +1,7 @@
 #!/bin/busybox sh
-# Process 1 of the domains that measure traffic: `role=driver` serves the network, `role=client` uses it.
+# Process 1 of the domains that measure traffic: `role=driver` serves the network, `role=client` uses it,
+# `role=peer` is a second client, which answers the first through the driver's bridge (`clients=2`, for both others
+# too). `disk=MIB`: also a disk, in the driver's memory. `end=off`: when the client is done, so are the others.
 # The same file on Tollgate and on Xen. Figures are lines `@result {json}`; `@fail TEXT` ends a domain.
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -24,8 +26,15 @@ await() {
     done
 }
 
+clients=1
 for word in $(cat /proc/cmdline); do
-    case $word in role=*) role=${word#role=} ;; seconds=*) seconds=${word#seconds=} ;; esac
+    case $word in
+    role=*) role=${word#role=} ;;
+    seconds=*) seconds=${word#seconds=} ;;
+    clients=*) clients=${word#clients=} ;;
+    disk=*) disk=${word#disk=} ;;
+    end=*) end=${word#end=} ;;
+    esac
 done
 echo "@result {\"role\":\"$role\",\"what\":\"boot\",\"linux\":\"$(uname -r)\",\"uptime_s\":$up}"
 for module in xen-evtchn xen-privcmd xenfs; do
@@ -35,6 +44,59 @@ mount -t xenfs xenfs /proc/xen
 ifconfig lo up
 
 frontend() { ls /sys/class/net | grep '^vif'; }
+frontends() { [ "$(frontend | wc -l)" -eq "$1" ]; }
+
+# For the driver: an interface's address or bridge, and its word to xen-netback that all is done.
+serve_vif() {
+    if [ "$clients" -gt 1 ]; then brctl addif br0 "$1"; else ip addr add 10.0.0.1/24 dev "$1"; fi
+    ip link set "$1" up
+    domid=${1#vif}
+    domid=${domid%.*}
+    xenstore-write "backend/vif/$domid/${1#*.}/hotplug-status" connected || fail "no XenStore"
+}
+
+# The device behind each disk, for xen-blkback.
+serve_disks() {
+    for domid in $(xenstore-list backend/vbd); do
+        for number in $(xenstore-list "backend/vbd/$domid"); do
+            node=backend/vbd/$domid/$number
+            device=$(stat -c %t:%T "$(xenstore-read "$node/params")") || fail "no device for $node"
+            xenstore-write "$node/physical-device" "$device" || fail "no XenStore"
+        done
+    done
+}
+
+# For the clients.
+network() {
+    insmod /modules/xen-netfront.ko || fail "no xen-netfront"
+    await 600 test -e /sys/class/net/eth0
+    ip addr add "$1/24" dev eth0
+    ip link set eth0 up
+    await 600 ping -c 1 -W 1 10.0.0.1
+}
+
+# Serves until the client is done.
+serve() {
+    iperf3 -s -D
+    while [ -z "$end" ]; do sleep 60; done
+    nc -l -p 9 > /dev/null
+}
+
+pings() {
+    times=$(ping -c 20 -i 0.05 "$2" | sed -n 's/^round-trip [^=]*= \([0-9.]*\).*/\1/p')
+    echo "@result {\"role\":\"client\",\"what\":\"$1\",\"least_ms\":${times:-null}}"
+}
+
+# What dd moved, from the line it ends with.
+moved() {
+    what=$1
+    shift
+    dd bs=1M "$@" 2> /tmp/answer || fail "$what: $(cat /tmp/answer)"
+    awk -v what="$what" '/copied/ {
+        printf "@result {\"role\":\"client\",\"what\":\"%s\",\"seconds\":%s,\"bits_per_second\":%.0f}\n",
+            what, $5, 8 * $1 / ($5 + 0.000001)
+    }' /tmp/answer
+}
 sum() { echo $(($(cat /sys/class/net/eth0/statistics/rx_packets) + $(cat /sys/class/net/eth0/statistics/tx_packets))); }
 
 # What iperf3's server received, and the frames that crossed the ring for it.
@@ -42,7 +104,7 @@ measure() {
     what=$1
     shift
     before=$(sum)
-    iperf3 -c 10.0.0.1 -t "${seconds:-1}" -J "$@" > /tmp/answer || fail "iperf3 $what: $(grep error /tmp/answer)"
+    iperf3 -c "$server" -t "${seconds:-1}" -J "$@" > /tmp/answer || fail "iperf3 $what: $(grep error /tmp/answer)"
     frames=$(($(sum) - before))
     figures=$(awk -F '[:,]' '
         /"sum_received"/ { inside = 1 }
@@ -54,35 +116,66 @@ measure() {
     echo "@result {\"role\":\"client\",\"what\":\"$what\",\"frames\":$frames$figures}"
 }
 
+server=10.0.0.1
 case $role in
 driver)
     insmod /modules/xen-netback.ko || fail "no xen-netback"
+    if [ -n "$disk" ]; then
+        insmod /modules/brd.ko rd_nr=1 rd_size=$((disk * 1024)) || fail "no brd"
+        insmod /modules/xen-blkback.ko || fail "no xen-blkback"
+    fi
+    if [ "$clients" -gt 1 ]; then
+        for module in llc stp bridge; do
+            insmod /modules/$module.ko || fail "no $module"
+        done
+        brctl addbr br0
+        ip addr add 10.0.0.1/24 dev br0
+        ip link set br0 up
+    fi
     echo "@ready driver"
-    await 1200 frontend
-    vif=$(frontend | head -n 1)
-    ip addr add 10.0.0.1/24 dev "$vif"
-    ip link set "$vif" up
-    client=$(xenstore-list backend/vif | head -n 1)
-    xenstore-write "backend/vif/$client/0/hotplug-status" connected || fail "no XenStore"
-    iperf3 -s -D
-    while sleep 60; do :; done
+    await 1200 frontends "$clients"
+    for vif in $(frontend); do serve_vif "$vif"; done
+    [ -z "$disk" ] || serve_disks
+    serve
+    await 600 frontends 0
+    echo "@result {\"role\":\"driver\",\"what\":\"end\"}"
+    poweroff -f
+    ;;
+peer)
+    network 10.0.0.3
+    serve
+    poweroff -f
     ;;
 client)
-    insmod /modules/xen-netfront.ko || fail "no xen-netfront"
-    await 600 test -e /sys/class/net/eth0
-    ip addr add 10.0.0.2/24 dev eth0
-    ip link set eth0 up
-    await 600 ping -c 1 -W 1 10.0.0.1
-    times=$(ping -c 20 -i 0.05 10.0.0.1 | sed -n 's/^round-trip [^=]*= \([0-9.]*\).*/\1/p')
-    echo "@result {\"role\":\"client\",\"what\":\"ping\",\"least_ms\":${times:-null}}"
+    network 10.0.0.2
+    pings ping 10.0.0.1
     measure tcp_from_client
     measure tcp_to_client -R
     measure udp_64_from_client -u -b 0 -l 64
     measure udp_64_to_client -u -b 0 -l 64 -R
     measure udp_1400_from_client -u -b 0 -l 1400
     measure udp_1400_to_client -u -b 0 -l 1400 -R
+    if [ "$clients" -gt 1 ]; then
+        server=10.0.0.3
+        await 600 ping -c 1 -W 1 $server
+        pings ping_peer $server
+        measure tcp_to_peer
+        measure tcp_from_peer -R
+    fi
+    if [ -n "$disk" ]; then
+        insmod /modules/xen-blkfront.ko || fail "no xen-blkfront"
+        await 600 test -b /dev/xvda
+        dd if=/dev/urandom of=/tmp/data bs=1M count="$disk" 2> /dev/null
+        moved disk_write if=/tmp/data of=/dev/xvda oflag=direct
+        moved disk_read if=/dev/xvda of=/tmp/back iflag=direct
+        cmp /tmp/data /tmp/back || fail "the disk gives back something else"
+    fi
+    if [ -n "$end" ]; then
+        [ "$clients" -eq 1 ] || echo | nc 10.0.0.3 9
+        echo | nc 10.0.0.1 9
+    fi
     echo "@result {\"role\":\"client\",\"ok\":true}"
     poweroff -f
     ;;
-*) fail "role=driver or role=client is missing" ;;
+*) fail "role=driver, role=client or role=peer is missing" ;;
 esac

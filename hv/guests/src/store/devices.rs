@@ -26,6 +26,8 @@ use super::{
 /// The first of Linux's `xvd` disks, and how far apart they are.
 const FIRST_DISK: u32 = 51712;
 const DISK_STEP: u32 = 16;
+/// How many of them there are: `xvda` to `xvdp`.
+const DISKS: u8 = 16;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Kind {
@@ -80,6 +82,9 @@ impl Devices {
             device.front == front && core::mem::discriminant(&device.kind) == core::mem::discriminant(&kind)
         };
         let number = u32::try_from(self.devices.iter().filter(same).count()).ok()?;
+        if matches!(kind, Kind::Vbd { .. }) && number >= u32::from(DISKS) {
+            return None;
+        }
         self.devices.push(Device { kind, front, back, number, present: false });
         Some(())
     }
@@ -168,6 +173,8 @@ impl Device {
                 front.extend([("virtual-device", id), ("device-type", "disk".to_string())]);
                 back.extend([
                     ("params", file.clone()),
+                    // xen-blkback names its thread after it.
+                    ("dev", format!("xvd{}", disk_letter(self.number))),
                     ("mode", "w".to_string()),
                     ("device-type", "disk".to_string()),
                 ]);
@@ -182,6 +189,11 @@ impl Device {
             }
         }
     }
+}
+
+/// The last letter of a disk's name; its number is below [`DISKS`].
+fn disk_letter(number: u32) -> char {
+    char::from(b'a' + u8::try_from(number).unwrap_or(0) % DISKS)
 }
 
 #[cfg(test)]
@@ -209,6 +221,7 @@ mod tests {
         assert_eq!(get("/local/domain/1/backend/vif/2/1/mac").unwrap(), "00:16:3e:00:02:01");
         assert!(get("/local/domain/1/backend/vif/2/1/script").is_some());
         assert_eq!(get("/local/domain/1/backend/vbd/2/51712/params").unwrap(), "/dev/ram0");
+        assert_eq!(get("/local/domain/1/backend/vbd/2/51712/dev").unwrap(), "xvda");
         assert_eq!(get("/local/domain/2/device/vbd/51712/virtual-device").unwrap(), "51712");
         let node = store.tree().get("/local/domain/1/backend/vif/2/0/state").unwrap();
         assert_eq!(*node.perms, Perms::new(1, 0).and(2, READ));
@@ -216,6 +229,13 @@ mod tests {
         devices.vanish(&mut store, 2);
         assert_eq!(value(&store, "/local/domain/1/backend/vif/2/0"), None);
         store.check().unwrap();
+    }
+
+    #[test]
+    fn disks_have_letters_and_an_end() {
+        assert_eq!((disk_letter(0), disk_letter(15)), ('a', 'p'));
+        let disks = |count| ["vbd=2:1:/dev/ram0 "; 17][..count].concat();
+        assert!(Devices::parse(&disks(16)).is_ok() && Devices::parse(&disks(17)).is_err());
     }
 
     #[test]

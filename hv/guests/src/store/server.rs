@@ -12,6 +12,7 @@
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
+    format,
     rc::Rc,
     string::{String, ToString as _},
     vec::Vec,
@@ -145,8 +146,12 @@ impl Store {
             self.keep(&path::child(&home, leaf), b"", &read_only);
         }
         // What Linux and its tools write without being asked, and where a driver domain has its devices.
-        for leaf in ["data", "error", "drivers", "feature", "attr", "backend", "control/shutdown"] {
+        for leaf in ["data", "error", "drivers", "feature", "attr", "backend"] {
             self.keep(&path::child(&home, leaf), b"", &own);
+        }
+        // Where Linux says which of the operator's wishes it follows, and takes them from.
+        for leaf in ["shutdown", "feature-poweroff", "feature-reboot", "feature-suspend", "sysrq"] {
+            self.keep(&path::child(&home, &format!("control/{leaf}")), b"", &own);
         }
         self.special("@introduceDomain");
     }

@@ -1,0 +1,264 @@
+//! A driver domain and two clients, all Linux, and the store: what `linux` boots unless it is asked for plain
+//! domains. The first client measures the network and a disk which the driver serves, and the second beyond its
+//! bridge; then all of them switch off, and nothing may be left.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::traffic::{self, Said, TESTS};
+use super::{BESIDE_MIB, LinuxArgs};
+use crate::failure::{Exit, stop};
+use crate::image::{self, ImageArgs};
+use crate::progress::Step;
+use crate::qemu::{self, Ending, Machine, Module, Next};
+use crate::{accel, places};
+
+/// The domains behind the store, which is d1, by name, role and number.
+const DOMAINS: [(&str, &str); 3] = [("driver", "driver"), ("client", "client"), ("peer", "peer")];
+/// What a toolstack would write: both clients have an interface, the first a disk.
+const NODES: &str = "name=2:driver name=3:client name=4:peer vif=3:2 vif=4:2 vbd=3:2:/dev/ram0";
+/// Size of the disk, MiB.
+const DISK: u32 = 16;
+const DATA: &str = "traffic.cpio";
+
+/// What the client measures beyond [`TESTS`].
+const MORE: [(&str, &str); 4] = [
+    ("tcp_to_peer", "TCP, client to client"),
+    ("tcp_from_peer", "TCP, client from client"),
+    ("disk_write", "disk, write"),
+    ("disk_read", "disk, read, data as written"),
+];
+
+/// What a domain did, as the hypervisor tells at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ended {
+    domain: String,
+    grants: [u64; 3],
+}
+
+/// All that one boot told.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The `@result` lines with the seconds from power-on.
+    said: Vec<(f64, Said)>,
+    ended: Vec<Ended>,
+}
+
+/// Boots all and takes in what they say.
+///
+/// # Errors
+/// When a domain fails, does not end, or leaves something behind.
+pub fn run(args: &LinuxArgs) -> Result<Told> {
+    let dir = places::target().join("linux");
+    let made = image::build(&ImageArgs::default())?;
+    let step = Step::new("Fetching Debian's kernel and programs");
+    let kernel = match &args.kernel_file {
+        Some(file) => file.clone(),
+        None => super::kernel(args.kernel, &dir, &step)?,
+    };
+    let data = dir.join(DATA);
+    fs::write(&data, traffic::initramfs(&kernel, &dir, &step)?).context("cannot write the initramfs")?;
+    drop(step);
+
+    let mut machine = Machine::new(&made.image);
+    machine.cmdline = "when_done=poweroff".to_owned();
+    machine.accel = accel::choose(args.accel, &made)?;
+    machine.cpus = if args.icount { 1 } else { args.cpus };
+    machine.icount = args.icount;
+    machine.mem_mib = BESIDE_MIB + 64 + 3 * (args.mem + 4);
+    machine.limit = Duration::from_secs(args.limit);
+    machine.modules.push(Module::new(made.guest("store")?, format!("domain=store store -- {NODES}")));
+    for (name, role) in DOMAINS {
+        let string = format!(
+            "domain={name} mem={}M vcpus={} data={DATA} -- console=hvc0 quiet role={role} clients=2 disk={DISK} \
+             end=off {}",
+            args.mem, args.vcpus, args.append
+        );
+        machine.modules.push(Module::new(&kernel, string.trim_end()));
+    }
+    machine.modules.push(Module::new(&data, "data"));
+
+    let step = Step::new("Traffic between Linux domains");
+    let since = Instant::now();
+    let mut told = Told::default();
+    let mut wrong = None;
+    let boot = qemu::boot(&machine, |line| {
+        let now = since.elapsed().as_secs_f64();
+        step.at(line.text);
+        if args.console {
+            println!("{now:>7.2} ({}) {}", line.domain.unwrap_or("hv"), line.text);
+        }
+        if line.text.starts_with("@fail") || qemu::is_panic(line) {
+            wrong = Some(format!("{}: {}", line.domain.unwrap_or("hv"), line.text));
+            return Next::Stop;
+        }
+        if line.domain.is_none() {
+            told.ended.extend(ended(line.text));
+            if line.text.contains("leaked frames") && !line.text.ends_with("leaked frames: 0, handles: 0") {
+                wrong = Some(line.text.to_owned());
+            }
+        }
+        if let Some(said) = line.text.strip_prefix("@result ") {
+            match Said::parse(said) {
+                Ok(said) => told.said.push((now, said)),
+                Err(error) => wrong = Some(format!("{error:#}")),
+            }
+        }
+        Next::More
+    })?;
+    let wrong = wrong.or_else(|| match &boot.ending {
+        Ending::Off => None,
+        Ending::Late(place) => Some(format!("still running after {} s{place}", args.limit)),
+        other => Some(format!("the machine did not end in peace: {other:?}")),
+    });
+    match wrong.or_else(|| told.lacks()) {
+        None => Ok(told),
+        Some(why) => Err(stop(Exit::Failed, format!("{why}\n{}", boot.tail(40)))),
+    }
+}
+
+/// From the line with which the hypervisor sees a domain off.
+fn ended(text: &str) -> Option<Ended> {
+    let (name, rest) = text.split_once(": ended with code ")?;
+    let (_, grants) = rest.split_once("; grants: ")?;
+    let mut numbers = grants.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
+    Some(Ended {
+        domain: name.split(' ').nth(1)?.to_owned(),
+        grants: [numbers.next()?, numbers.next()?, numbers.next()?],
+    })
+}
+
+impl Told {
+    fn find(&self, role: &str, what: &str) -> Option<&(f64, Said)> {
+        self.said.iter().find(|(_, said)| said.role == role && said.what == what)
+    }
+
+    /// What is missing for a whole run.
+    fn lacks(&self) -> Option<String> {
+        let boots = DOMAINS.iter().map(|(_, role)| (*role, "boot"));
+        let figures = measurements().map(|(what, _)| ("client", what));
+        let pings = ["ping", "ping_peer"].map(|what| ("client", what));
+        boots
+            .chain(figures)
+            .chain(pings)
+            .find(|(role, what)| self.find(role, what).is_none())
+            .map(|(role, what)| format!("{role} did not tell of '{what}'"))
+            .or_else(|| (self.ended.len() != DOMAINS.len()).then(|| "not every domain ended".to_owned()))
+    }
+
+    /// Frames that crossed the first client's ring while it measured.
+    fn frames(&self) -> f64 {
+        self.said.iter().map(|(_, said)| said.frames).sum()
+    }
+
+    /// For people.
+    pub fn print(&self) {
+        for (_, role) in DOMAINS {
+            if let Some((boot, said)) = self.find(role, "boot") {
+                println!(
+                    "{role:<32} in userspace after {boot:.1} s, {:.2} s of its own",
+                    said.uptime_s.unwrap_or(0.0)
+                );
+            }
+        }
+        for (what, words) in [("ping", "ping, least, driver"), ("ping_peer", "ping, least, other client")] {
+            if let Some(least) = self.find("client", what).and_then(|(_, said)| said.least_ms) {
+                println!("{words:<32} {least:>10.3} ms");
+            }
+        }
+        for (what, words) in measurements() {
+            if let Some((_, said)) = self.find("client", what) {
+                println!("{words:<32} {:>10.1} Mbit/s", said.bits_per_second / 1e6);
+            }
+        }
+        println!(
+            "grant operations of the whole run; a frame is one of the client's {:.0} while it measured",
+            self.frames()
+        );
+        for Ended { domain, grants: [maps, unmaps, copies] } in &self.ended {
+            println!("{domain:<32} {maps:>10} maps {unmaps:>10} unmaps {copies:>10} copies");
+        }
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let figures: serde_json::Map<_, _> = measurements()
+            .filter_map(|(what, _)| {
+                Some((what.to_owned(), json!(self.find("client", what)?.1.bits_per_second)))
+            })
+            .collect();
+        let of = |what: &str, pick: &dyn Fn(&(f64, Said)) -> Value| -> serde_json::Map<_, _> {
+            let roles = DOMAINS
+                .iter()
+                .filter_map(|(_, role)| Some(((*role).to_owned(), pick(self.find(role, what)?))));
+            roles.collect()
+        };
+        let least = |what: &str| self.find("client", what).and_then(|(_, said)| said.least_ms);
+        let grants: Vec<_> = self
+            .ended
+            .iter()
+            .map(|Ended { domain, grants: [maps, unmaps, copies] }| {
+                json!({ "domain": domain, "maps": maps, "unmaps": unmaps, "copies": copies })
+            })
+            .collect();
+        json!({
+            "boot_s": of("boot", &|(boot, _)| json!(boot)),
+            "uptime_s": of("boot", &|(_, said)| json!(said.uptime_s)),
+            "ping_ms": least("ping"),
+            "ping_peer_ms": least("ping_peer"),
+            "bits_per_second": figures,
+            "client_frames": self.frames(),
+            "grants": grants,
+        })
+    }
+}
+
+fn measurements() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TESTS.into_iter().chain(MORE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domains_last_line_is_read() {
+        let text = "d2 driver: ended with code 0 after 52.184 s; 1982 turns, 380 events; grants: 12 mapped, 11 unmapped, \
+                    7 copies of 900 bytes";
+        let found = ended(text).unwrap();
+        assert_eq!((found.domain.as_str(), found.grants), ("driver", [12, 11, 7]));
+        assert_eq!(ended("d2 driver: powered off"), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mut told = Told::default();
+        assert_eq!(told.lacks().unwrap(), "driver did not tell of 'boot'");
+        let said = |role: &str, what: &str| {
+            (1.0, Said { role: role.to_owned(), what: what.to_owned(), ..Said::default() })
+        };
+        told.said.extend(DOMAINS.map(|(_, role)| said(role, "boot")));
+        told.said.extend(measurements().map(|(what, _)| said("client", what)));
+        assert_eq!(told.lacks().unwrap(), "client did not tell of 'ping'");
+        told.said.extend(["ping", "ping_peer"].map(|what| said("client", what)));
+        assert_eq!(told.lacks().unwrap(), "not every domain ended");
+        let domain = |(name, _): (&str, &str)| Ended { domain: name.to_owned(), grants: [0; 3] };
+        told.ended.extend(DOMAINS.map(domain));
+        assert_eq!(told.lacks(), None);
+        assert!(told.json()["bits_per_second"]["disk_read"].is_number());
+    }
+
+    #[test]
+    fn the_script_makes_every_measurement() {
+        let script = include_str!("traffic.sh");
+        for (what, _) in MORE {
+            assert!(
+                script.contains(&format!("measure {what}")) || script.contains(&format!("moved {what}")),
+                "{what}"
+            );
+        }
+    }
+}
