@@ -103,13 +103,20 @@ moved() {
     }'
 }
 
+# Frames that have crossed the ring.
+crossed() {
+    read -r in < /sys/class/net/eth0/statistics/rx_packets
+    read -r out < /sys/class/net/eth0/statistics/tx_packets
+    echo $((in + out))
+}
+
 # What iperf3's server received, and the frames that crossed the ring for it.
 measure() {
     what=$1
     shift
-    before=$(sum)
+    before=$(crossed)
     iperf3 -c "$server" -t "${seconds:-1}" -J "$@" > /tmp/answer || fail "iperf3 $what: $(grep error /tmp/answer)"
-    frames=$(($(sum) - before))
+    frames=$(($(crossed) - before))
     figures=$(awk -F '[:,]' '
         /"sum_received"/ { inside = 1 }
         inside && /"(seconds|bytes|bits_per_second|packets|lost_packets)"/ {
