@@ -128,12 +128,12 @@ fn indexes(terminal: &Terminal) {
         for index in all {
             // Far off, or off by a little.
             let value = if random().is_multiple_of(2) { random() } else { 1020 + random() % 2080 };
-            terminal.index(index).store(value, Ordering::Relaxed);
+            terminal.word(index).store(value, Ordering::Relaxed);
         }
         events::send(terminal.port);
     }
     for index in all {
-        terminal.index(index).store(0, Ordering::Relaxed);
+        terminal.word(index).store(0, Ordering::Relaxed);
     }
     terminal.write(b"\nterminal: and all is well\n");
 }

@@ -33,35 +33,36 @@ impl Terminal {
         Self { page: param(params::CONSOLE_PFN) << 12, port }
     }
 
-    /// One of the indexes.
+    /// A word of the page: one of the indexes.
     #[must_use]
-    pub fn index(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: the page is the hypervisor's to write and ours, for good; everyone reaches it by atomics.
-        unsafe { &*pointer(self.page).wrapping_add(offset).cast() }
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: an aligned word of the page, which is the hypervisor's to write and ours, for good; everyone
+        // reaches it by atomics.
+        unsafe { &*pointer(self.page).wrapping_add(offset & 0xffc).cast() }
     }
 
     fn byte(&self, offset: usize) -> &AtomicU8 {
         // SAFETY: as above.
-        unsafe { &*pointer(self.page).wrapping_add(offset).cast() }
+        unsafe { &*pointer(self.page).wrapping_add(offset & 0xfff).cast() }
     }
 
     /// Bytes of input that wait.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        let read = self.index(ring::IN_CONS).load(Ordering::Relaxed);
-        self.index(ring::IN_PROD).load(Ordering::Acquire).wrapping_sub(read)
+        let read = self.word(ring::IN_CONS).load(Ordering::Relaxed);
+        self.word(ring::IN_PROD).load(Ordering::Acquire).wrapping_sub(read)
     }
 
     /// Takes input, all there is room for; how many bytes.
     pub fn read(&self, into: &mut [u8]) -> usize {
-        let from = self.index(ring::IN_CONS).load(Ordering::Relaxed);
+        let from = self.word(ring::IN_CONS).load(Ordering::Relaxed);
         let mut taken = 0_u32;
         for byte in into.iter_mut().take(size(self.waiting().into())) {
             let at = size(from.wrapping_add(taken).into()) % ring::IN_SIZE;
             *byte = self.byte(at).load(Ordering::Relaxed);
             taken += 1;
         }
-        self.index(ring::IN_CONS).store(from.wrapping_add(taken), Ordering::Release);
+        self.word(ring::IN_CONS).store(from.wrapping_add(taken), Ordering::Release);
         if taken != 0 {
             events::send(self.port);
         }
@@ -71,8 +72,8 @@ impl Terminal {
     /// Writes, by as many events as it takes.
     pub fn write(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let end = self.index(ring::OUT_PROD).load(Ordering::Relaxed);
-            let read = self.index(ring::OUT_CONS).load(Ordering::Acquire);
+            let end = self.word(ring::OUT_PROD).load(Ordering::Relaxed);
+            let read = self.word(ring::OUT_CONS).load(Ordering::Acquire);
             let room = ring::OUT_SIZE - size(end.wrapping_sub(read).into());
             let (now, later) = bytes.split_at(bytes.len().min(room));
             for (index, &byte) in (0_u32..).zip(now) {
@@ -80,7 +81,7 @@ impl Terminal {
                 self.byte(ring::OUT + at).store(byte, Ordering::Relaxed);
             }
             let added = u32::try_from(now.len()).unwrap_or(0);
-            self.index(ring::OUT_PROD).store(end.wrapping_add(added), Ordering::Release);
+            self.word(ring::OUT_PROD).store(end.wrapping_add(added), Ordering::Release);
             events::send(self.port);
             bytes = later;
         }
