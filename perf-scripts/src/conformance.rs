@@ -132,8 +132,8 @@ pub fn conformance(args: &ConformanceArgs, no_install: bool) -> Result<()> {
     if args.bless_xen {
         return bless(&made, no_install);
     }
-    let explained = Explained::read()?;
     let reference = Reference::choose(args.no_xen, no_install)?;
+    let explained = Explained::read(reference.version())?;
     let policies: Vec<(&str, &[Place])> = if args.policies {
         POLICIES.iter().map(|&policy| (policy, places_of(policy))).collect()
     } else if let Some(policy) = &args.per_domain {
@@ -182,8 +182,8 @@ pub fn conformance(args: &ConformanceArgs, no_install: bool) -> Result<()> {
 /// compared.
 pub fn check(policy: &'static str, no_install: bool) -> Result<usize> {
     let made = image::build(&ImageArgs::default())?;
-    let explained = Explained::read()?;
     let reference = Reference::choose(false, no_install)?;
+    let explained = Explained::read(reference.version())?;
     let (mut count, mut troubles) = (0, Vec::new());
     for &width in Widths::Both.each() {
         for (run, compared) in compare(&made, &reference, &explained, (width, policy), places_of(policy))? {

@@ -106,6 +106,10 @@ pub fn test(args: &TestArgs, no_install: bool) -> Result<()> {
         let text = format!("{:#}\n", report(&verdicts, passed, failed));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    // Once more at the end, where whoever keeps only the end of a log finds it.
+    for verdict in verdicts.iter().filter(|verdict| verdict.failure.is_some()) {
+        println!("{}", line(verdict));
+    }
     println!("{passed} passed, {failed} failed ({:.0} s)", since.elapsed().as_secs_f64());
     if failed == 0 { Ok(()) } else { Err(stop(Exit::Failed, format!("{failed} steps failed"))) }
 }

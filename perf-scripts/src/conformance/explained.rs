@@ -1,6 +1,9 @@
 //! The differences that docs/conformance.md explains: the rows of the table under its heading "Explained
 //! differences". First column: a case, or the beginning of cases with `*` at the end. Second: 64, 32 or both.
 //! Last: the reason.
+//!
+//! Debian's archives hold more than one Xen 4.17. A heading "Explained differences from Xen before 4.17.7" begins
+//! a table that counts beside such a Xen only; beside a later one the same difference is a fault.
 
 use std::fs;
 
@@ -10,8 +13,13 @@ use crate::failure::{Exit, stop};
 use crate::places;
 
 const HEADING: &str = "## Explained differences";
+/// Behind [`HEADING`], before a version.
+const BEFORE: &str = " from Xen before ";
 
-/// Every row.
+/// The first three numbers of a version.
+type Version = [u32; 3];
+
+/// Every row that counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explained(Vec<Rule>);
 
@@ -24,24 +32,36 @@ struct Rule {
 }
 
 impl Explained {
-    /// Reads the page.
-    pub fn read() -> Result<Self> {
+    /// Reads what the page says of a Xen of this version.
+    pub fn read(xen: &str) -> Result<Self> {
         let path = places::root().join("docs/conformance.md");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).map_err(|why| stop(Exit::Failed, format!("docs/conformance.md: {why}")))
+        Self::parse(&text, xen).map_err(|why| stop(Exit::Failed, format!("docs/conformance.md: {why}")))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut lines = text.lines().skip_while(|line| line.trim_end() != HEADING).skip(1).peekable();
-        if lines.peek().is_none() {
-            return Err(format!("no heading \"{HEADING}\""));
+    fn parse(text: &str, xen: &str) -> Result<Self, String> {
+        let xen = version(xen)?;
+        let mut rules = None;
+        let mut lines = text.lines();
+        while let Some(heading) = lines.find_map(|line| line.trim_end().strip_prefix(HEADING)) {
+            let counts = match heading.strip_prefix(BEFORE) {
+                Some(fixed) => xen < version(fixed)?,
+                None if heading.is_empty() => true,
+                None => return Err(format!("neither a version nor nothing behind \"{HEADING}\": {heading}")),
+            };
+            let table = lines
+                .clone()
+                .take_while(|line| !line.starts_with("## "))
+                .filter(|line| line.starts_with('|'))
+                // The names of the columns, and the rule below them.
+                .skip(2)
+                .map(Rule::parse)
+                .collect::<Result<Vec<_>, _>>()?;
+            if counts {
+                rules.get_or_insert_with(Vec::new).extend(table);
+            }
         }
-        let table = lines
-            .take_while(|line| !line.starts_with("## "))
-            .filter(|line| line.starts_with('|'))
-            // The names of the columns, and the rule below them.
-            .skip(2);
-        table.map(Rule::parse).collect::<Result<_, _>>().map(Self)
+        rules.map(Self).ok_or_else(|| format!("no heading \"{HEADING}\""))
     }
 
     /// Why this case may differ in this width.
@@ -85,6 +105,13 @@ impl Rule {
     }
 }
 
+/// "4.17.5+72-g01140da4e8-1" is 4.17.5.
+fn version(text: &str) -> Result<Version, String> {
+    let numbers = text.split(['.', '+', '-', '~']).map_while(|part| part.parse().ok());
+    let numbers: Vec<u32> = numbers.take(3).collect();
+    numbers.try_into().map_err(|_| format!("\"{text}\" is no version of Xen"))
+}
+
 /// The cells of a table's line; `\|` is a bar in a cell.
 fn split(line: &str) -> Vec<String> {
     const BAR: &str = "\u{0}";
@@ -117,11 +144,17 @@ Words.
 ## More
 
 | x | both | no |
+
+## Explained differences from Xen before 4.17.7
+
+| Case | Width | Tollgate | Xen | Why |
+|---|---|---|---|---|
+| `old` | both | 0 | -1 | third |
 ";
 
     #[test]
     fn rules_are_exact_or_prefixes_and_of_a_width() {
-        let explained = Explained::parse(PAGE).unwrap();
+        let explained = Explained::parse(PAGE, "4.17.7+13-g0123456789-1").unwrap();
         assert_eq!(explained.0.len(), 2);
         assert_eq!(explained.why("map.one", 64), Some("first"));
         assert_eq!(explained.why("map.one.more", 64), None);
@@ -132,10 +165,22 @@ Words.
     }
 
     #[test]
+    fn a_table_of_older_versions_counts_for_them_alone() {
+        let why = |xen| Explained::parse(PAGE, xen).unwrap().why("old", 32).map(str::to_owned);
+        assert_eq!(why("4.17.5+72-g01140da4e8-1").as_deref(), Some("third"));
+        assert_eq!(why("4.17.7"), None);
+        assert_eq!(why("4.18.0-1"), None);
+        assert!(Explained::parse(PAGE, "4.17").is_err());
+        assert!(Explained::parse(PAGE, "").is_err());
+    }
+
+    #[test]
     fn a_page_that_cannot_be_read_is_refused() {
-        let row =
-            |row: &str| Explained::parse(&format!("{HEADING}\n| a | b | c |\n|--|--|--|\n{row}\n")).is_err();
-        assert!(Explained::parse("# Nothing").is_err());
+        let refused = |text: &str| Explained::parse(text, "4.17.7").is_err();
+        let row = |row: &str| refused(&format!("{HEADING}\n| a | b | c |\n|--|--|--|\n{row}\n"));
+        assert!(refused("# Nothing"));
+        assert!(refused(&format!("{HEADING} of Xen\n")));
+        assert!(refused(&format!("{HEADING}{BEFORE}long ago\n")));
         assert!(row("| a | 65 | why |"));
         assert!(row("| * | both | everything |"));
         assert!(row("| a | both | |"));

@@ -49,6 +49,14 @@ impl Reference {
         }
     }
 
+    /// Its version, as the package has it.
+    pub fn version(&self) -> &str {
+        match self {
+            Self::Real { version, .. } => version,
+            Self::Recorded(record) => record["version"].as_str().unwrap_or(""),
+        }
+    }
+
     /// What Xen says, with `gnttab=policy`.
     pub fn column(&self, made: &Artefacts, width: u8, policy: &str) -> Result<Column> {
         match self {
