@@ -12,8 +12,10 @@
 //! that takes one sets [`BUSY`] with the exchange that would have made the step, does its work, and stores
 //! the word of the new state. Any other pin or unpin is one exchange. Who meets [`BUSY`] waits: the holder
 //! runs with interrupts off, makes at most five attempts on the shared entry, walks a p2m once, and never
-//! waits for anything while it holds the entry. So no guest prolongs the wait. Only `swap_grant_ref` and a
-//! version switch hold several entries busy, lower references first.
+//! waits for anything while it holds the entry. So no guest prolongs the wait. `swap_grant_ref` and a version
+//! switch hold several entries busy, and take lower references first. A block of short copies holds several,
+//! too, in no order, for as long as some KiB take to copy ([`copy`](crate::copy)): it takes only what is idle
+//! ([`try_lock_v1`](Active::try_lock_v1)) and waits for none.
 //!
 //! The guest-visible bits follow: `GTF_reading` is set while there are pins, `GTF_writing` while there are
 //! write pins, host or device, copies included (XSA-230). They are set before the pin can be seen and
@@ -437,8 +439,16 @@ impl<'a> Active<'a> {
         }
     }
 
-    /// Ends what [`lock_idle`](Self::lock_idle) began, with the entry's version from now on. Also makes a
+    /// Makes an idle entry of version 1 busy, if it is one at this moment; waits for nobody.
+    #[must_use]
+    #[inline(always)]
+    pub fn try_lock_v1(self) -> bool {
+        self.pins_word().compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends what [`lock_idle`](Self::lock_idle) or [`try_lock_v1`](Self::try_lock_v1) began, with the entry's version from now on. Also makes a
     /// zeroed entry that nobody can reach yet one of `version`.
+    #[inline(always)]
     pub fn unlock_idle(self, version: Version) {
         self.pins_word().store(idle(version), Ordering::Release);
     }

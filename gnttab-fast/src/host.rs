@@ -29,6 +29,9 @@ pub struct Ram {
     pub mfn: Mfn,
     /// The domain may write it.
     pub writable: bool,
+    /// The 512 aligned guest frames around it are all such memory, with the same access, and their machine
+    /// frames are as contiguous and as aligned: one translation serves them all.
+    pub large: bool,
 }
 
 /// A mapping cannot be made or taken down as asked.
@@ -103,11 +106,19 @@ pub trait Domain {
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     segments: &'a [Segment],
+    bytes: usize,
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) const fn new(segments: &'a [Segment]) -> Self {
-        Self { segments }
+    /// `bytes` is what the segments' lengths add up to.
+    pub(crate) const fn new(segments: &'a [Segment], bytes: usize) -> Self {
+        Self { segments, bytes }
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        self.bytes
     }
 
     /// For [`copy_engine::Session::copy_batch`].

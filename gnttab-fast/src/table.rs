@@ -32,7 +32,7 @@ use crate::shared::v2::{EntryV2, STATUSES, WordsV2};
 use crate::shared::{EntryV1, WordV1};
 use crate::types::{DomId, Gfn, Gref, Mfn};
 use alloc::boxed::Box;
-use maptrack::{Maptrack, Page, index_nospec};
+use maptrack::{Maptrack, index_nospec};
 
 /// Active entries in a page: two words each.
 const ACTIVE_PER_PAGE: usize = if cfg!(loom) { 2 } else { 256 };
@@ -123,33 +123,32 @@ impl Entry<'_> {
     }
 }
 
-/// The entries of one shared frame, all of which exist: grants of a batch are often neighbours.
+/// Neighbouring entries, those of a page of active ones, all of which exist: grants of a batch are often
+/// neighbours.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<'a> {
-    /// Index of the frame.
-    frame: usize,
-    shared: &'a Page,
-    active: [&'a Page; ACTIVE_PAGES],
+    /// Which of the pages.
+    number: usize,
+    shared: &'a [AtomicU64; ACTIVE_PER_PAGE],
+    active: &'a [[AtomicU64; 2]; ACTIVE_PER_PAGE],
 }
 
 impl<'a> Window<'a> {
-    /// Whether the entry of a reference is in the frame.
+    /// Whether the entry of a reference is among them.
     #[inline(always)]
     pub(crate) fn holds(&self, gref: Gref) -> bool {
-        (gref.0 / V1_PER_FRAME) as usize == self.frame
+        gref.0 as usize / ACTIVE_PER_PAGE == self.number
     }
 
-    /// The entry of a reference in the frame. The place in the frame is masked into it, whatever is predicted
-    /// of the comparison (Spectre v1).
+    /// The entry of a reference, if it is among them. Its place is masked, whatever is predicted of the
+    /// comparison (Spectre v1).
     #[inline(always)]
     pub(crate) fn entry(&self, gref: Gref) -> Option<Entry<'a>> {
         if !self.holds(gref) {
             return None;
         }
-        let at = (gref.0 % V1_PER_FRAME) as usize;
-        let (active, _) = self.active.get(at / ACTIVE_PER_PAGE)?.as_chunks::<2>();
-        let active = Active::new(active.get(at % ACTIVE_PER_PAGE)?);
-        Some(Entry { active, shared: EntryV1::new(self.shared.get(at)?) })
+        let at = gref.0 as usize % ACTIVE_PER_PAGE;
+        Some(Entry { active: Active::new(&self.active[at]), shared: EntryV1::new(&self.shared[at]) })
     }
 }
 
@@ -215,16 +214,16 @@ impl<F: Frames> Table<F> {
         Some(Entry { active: self.active_at(index)?, shared: EntryV1::new(shared) })
     }
 
-    /// The frame with the entry of a reference. `None` outside the table, and where not all of the frame's
-    /// entries, as version 1 counts them, are in it.
+    /// The entry of a reference with its neighbours, placed as version 1 places them. `None` outside the table.
     pub(crate) fn window(&self, gref: Gref) -> Option<Window<'_>> {
         let (entries, index) = (self.entries() as usize, gref.0 as usize);
-        let frame = index_nospec(index, entries) / V1_PER_FRAME as usize;
-        if index >= entries || (frame + 1) * V1_PER_FRAME as usize > entries {
+        let number = index_nospec(index, entries) / ACTIVE_PER_PAGE;
+        if index >= entries || (number + 1) * ACTIVE_PER_PAGE > entries {
             return None;
         }
-        let active = [self.active.page(frame * ACTIVE_PAGES)?, self.active.page(frame * ACTIVE_PAGES + 1)?];
-        Some(Window { frame, shared: self.pages.page(frame)?, active })
+        let (active, _) = self.active.page(number)?.as_chunks::<2>();
+        let (shared, _) = self.pages.page(number / ACTIVE_PAGES)?.as_chunks::<ACTIVE_PER_PAGE>();
+        Some(Window { number, shared: shared.get(number % ACTIVE_PAGES)?, active: active.try_into().ok()? })
     }
 
     /// The active entry of an index below [`ACTIVE_PER_FRAME`] for each frame.

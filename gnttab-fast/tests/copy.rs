@@ -11,6 +11,7 @@ use gnttab_fast::{Domain, Errno, Gfn, Gref, Outcome, Scan, Status, Width};
 
 const OKAY: i16 = Status::Okay as i16;
 const GENERAL: i16 = Status::GeneralError as i16;
+const BAD_PAGE: i16 = Status::BadPage as i16;
 
 /// Frame g of domain d begins with bytes that say so.
 fn machine() -> Machine {
@@ -51,6 +52,91 @@ fn from_a_grant_to_an_own_frame_and_back() {
     assert_eq!(bytes(&m, 1, 4), back);
     assert_eq!((in_use(&m, 1, 9), in_use(&m, 1, 10)), (0, 0));
     assert_eq!(m.ram().refs(m.domain(1).mfn(Gfn(3))), 1);
+    assert_quiet(&m);
+}
+
+/// One translation serves the frames of a large page, on both sides: as far as the page goes, for as long as all of
+/// it is there, and with its access.
+#[test]
+fn frames_of_large_pages() {
+    let m = MachineBuilder { memory: 1100, gfns: 1100, ..MachineBuilder::default() }.build(2);
+    let mark = |d: u16, g: u64| u8::try_from((g * 7 + u64::from(d)) % 251).unwrap();
+    for d in [1, 2] {
+        for g in 0..1100 {
+            m.ram().write(m.domain(d).mfn(Gfn(g)), 0, &[mark(d, g); 64]);
+        }
+    }
+    // Of the granter's second large page a frame is gone, so it has none there.
+    m.domain(1).balloon_out(Gfn(700));
+    let frames = [0, 511, 1, 512, 510, 1023, 699, 701, 1024, 0, 1099, 511];
+    for (gref, frame) in (9..).zip(frames) {
+        grant(&m, 1, gref, 0, 2, frame);
+    }
+    for (gref, frame) in (40..).zip([511, 700, 1100, u32::MAX]) {
+        grant(&m, 1, gref, 0, 2, frame);
+    }
+
+    // From the granter's frames to frames of the caller's, whose pages change in other places.
+    let own = |n: usize| [1024, 511, 512, 0, 1, 1023, 2, 513, 1025, 3, 1026, 514][n];
+    let batch: Vec<_> =
+        (0..12).map(|n| element(by_gref(1, 9 + n, 0), by_gfn(own(n as usize), 64), 64)).collect();
+    assert_eq!(copy(&m, 2, &batch), [OKAY; 12]);
+    for (n, frame) in frames.into_iter().enumerate() {
+        let now = bytes(&m, 2, own(n));
+        assert_eq!(now[..64], [mark(2, own(n)); 64]);
+        assert_eq!(now[64..128], [mark(1, frame.into()); 64], "{n}");
+        assert_eq!(now[128..], [0; 3968]);
+    }
+    // Back, to the granter's.
+    let batch: Vec<_> =
+        (0..12).map(|n| element(by_gfn(own(n as usize), 0), by_gref(1, 9 + n, 128), 64)).collect();
+    assert_eq!(copy(&m, 2, &batch), [OKAY; 12]);
+    for (n, frame) in frames.into_iter().enumerate() {
+        let last = frames.iter().rposition(|&other| other == frame).unwrap();
+        assert_eq!(bytes(&m, 1, frame.into())[128..192], [mark(2, own(last)); 64], "{n}");
+    }
+
+    // After a frame of the page was found, what is not there is not.
+    let batch: Vec<_> = (40..44).map(|gref| element(by_gref(1, gref, 0), by_gfn(5, 0), 8)).collect();
+    assert_eq!(copy(&m, 2, &batch), [OKAY, BAD_PAGE, BAD_PAGE, BAD_PAGE]);
+    let batch = [0, 1100, u64::MAX, 1 << 52].map(|gfn| element(by_gref(1, 9, 0), by_gfn(gfn, 0), 8));
+    assert_eq!(copy(&m, 2, &batch), [OKAY, BAD_PAGE, BAD_PAGE, BAD_PAGE]);
+    // A page that may only be read is found for reading, and not for writing.
+    for g in 512..1024 {
+        let (kind, mfn) = m.domain(2).at(Gfn(g));
+        assert_eq!(kind, Kind::Ram);
+        m.domain(2).set(Gfn(g), Kind::RamRo, mfn);
+    }
+    let batch = [512, 1023, 511].map(|gfn| element(by_gfn(gfn, 0), by_gref(1, 9, 0), 8));
+    assert_eq!(copy(&m, 2, &batch), [OKAY; 3]);
+    let batch = [511, 512, 1023].map(|gfn| element(by_gref(1, 9, 0), by_gfn(gfn, 0), 8));
+    assert_eq!(copy(&m, 2, &batch), [OKAY, BAD_PAGE, BAD_PAGE]);
+    assert_quiet(&m);
+}
+
+/// An entry in use elsewhere in the block, or by a mapping, ends what a block keeps busy and nothing else.
+#[test]
+fn entries_that_come_again_and_entries_in_use() {
+    let m = machine();
+    for gref in 9..13 {
+        grant(&m, 1, gref, 0, 2, gref - 8);
+    }
+    let handle = map_ok(&m, 2, 1, 11, HOST_MAP | READONLY, 550);
+    let order = [9, 10, 9, 9, 11, 11, 12, 9, 10, 12];
+    let own = |n: u16| by_gfn(7, n * 64);
+    let batch: Vec<_> = (0..).zip(order).map(|(n, gref)| element(by_gref(1, gref, 0), own(n), 64)).collect();
+    assert_eq!(copy(&m, 2, &batch), [OKAY; 10]);
+    let now = bytes(&m, 2, 7);
+    for (n, gref) in order.into_iter().enumerate() {
+        assert_eq!(now[n * 64..][..64], bytes(&m, 1, u64::from(gref) - 8)[..64], "{n}");
+    }
+    assert_eq!([9, 10, 11, 12].map(|gref| in_use(&m, 1, gref)), [0, 0, gtf::READING, 0]);
+    assert_eq!(unmap(&m, 2, &[unmap_request(handle, 550)]), [OKAY]);
+    // The same entry read and written.
+    let batch =
+        [element(by_gref(1, 9, 0), by_gref(1, 10, 0), 8), element(by_gref(1, 10, 0), by_gref(1, 9, 8), 8)];
+    assert_eq!(copy(&m, 2, &batch), [OKAY; 2]);
+    assert_eq!([9, 10].map(|gref| in_use(&m, 1, gref)), [0, 0]);
     assert_quiet(&m);
 }
 

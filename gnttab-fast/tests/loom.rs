@@ -221,6 +221,93 @@ fn last_unpin_against_new_pin() {
     });
 }
 
+/// Keeps the entry busy while its frame is used, as a block of short copies does. `None` if it is not idle or not
+/// granted.
+fn hold(world: &World, pin: Pin) -> Option<()> {
+    if !world.active().try_lock_v1() {
+        return None;
+    }
+    let shared = EntryV1::new(&world.shared);
+    let marked = shared.mark(Some(GRANTEE), pin, false);
+    if let Ok(word) = marked {
+        let bits = gtf::READING | if pin.writes() { gtf::WRITING } else { 0 };
+        assert_eq!(world.bits(), u64::from(bits));
+        touch(world, Frame::whole(Mfn(word.gfn().0)), pin);
+        shared.unmark(bits);
+    }
+    world.active().unlock_idle(Version::V1);
+    marked.ok().map(drop)
+}
+
+fn held_against_revoke(pin: Pin) {
+    model(move || {
+        let world = World::new();
+        let guest = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                if world.revoke() {
+                    reuse(&world, 0);
+                    world.shared.store(entry(1), Ordering::Release);
+                }
+            })
+        };
+        // Of two frames it uses the one granted, or none while none is.
+        let _ = hold(&world, pin);
+        guest.join().unwrap();
+        assert_eq!(world.bits(), 0);
+        assert!(world.active().is_idle());
+    });
+}
+
+#[test]
+fn an_entry_held_for_a_read_against_revoke() {
+    held_against_revoke(Pin::Read);
+}
+
+#[test]
+fn an_entry_held_for_a_write_against_revoke() {
+    held_against_revoke(Pin::Write);
+}
+
+/// Who pins waits for who holds; who would hold does not wait for who pins. Both write: loom objects if they do at
+/// once.
+#[test]
+fn a_held_entry_against_a_pin() {
+    model(|| {
+        let world = World::new();
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let frame = Grant::pin(&world, Pin::Write).unwrap();
+                assert_eq!(frame, Frame::whole(Mfn(0)));
+                touch(&world, frame, Pin::Write);
+                world.unpin(Pin::Write);
+            })
+        };
+        let _ = hold(&world, Pin::Write);
+        other.join().unwrap();
+        assert_eq!(world.bits(), 0);
+        assert!(world.active().is_idle());
+    });
+}
+
+/// Of two who would hold it one does, or one after the other.
+#[test]
+fn two_who_hold_an_entry() {
+    model(|| {
+        let world = World::new();
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || hold(&world, Pin::Write))
+        };
+        let here = hold(&world, Pin::Write);
+        let there = other.join().unwrap();
+        assert!(here.is_some() || there.is_some());
+        assert_eq!(world.bits(), 0);
+        assert!(world.active().is_idle());
+    });
+}
+
 fn two_pins(first: Pin, second: Pin) {
     model(move || {
         let world = World::new();

@@ -209,6 +209,32 @@ pub fn index_nospec(index: usize, len: usize) -> usize {
     index & mask
 }
 
+/// The smaller of two, computed without a branch, as [`index_nospec`] is, whatever the compiler knows of them.
+#[inline]
+#[must_use]
+pub fn min_nospec(a: usize, b: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut least = a;
+        // SAFETY: arithmetic on registers only.
+        unsafe {
+            core::arch::asm!(
+                "cmp {least}, {b}",
+                "cmova {least}, {b}",
+                least = inout(reg) least,
+                b = in(reg) b,
+                options(pure, nomem, nostack),
+            );
+        }
+        least
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let mask = 0usize.wrapping_sub(usize::from(core::hint::black_box(a) < b));
+        (a & mask) | (b & !mask)
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

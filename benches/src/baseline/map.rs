@@ -54,13 +54,13 @@ impl Xen<'_> {
 
     #[inline(never)]
     fn lookup(me: &Domain, gfn: u64) -> Option<u64> {
-        Some(me.p2m.leaf(gfn)?.load(Ordering::Relaxed))
+        Some(me.p2m.walk(gfn)?.load(Ordering::Relaxed))
     }
 
     /// Writers hold the lock; the processor reads beside them, so it is one store.
     #[inline(never)]
     fn write_leaf(me: &Domain, gfn: u64, new: u64) -> bool {
-        me.p2m.leaf(gfn).is_some_and(|leaf| {
+        me.p2m.walk(gfn).is_some_and(|leaf| {
             leaf.store(new, Ordering::Release);
             true
         })

@@ -165,7 +165,7 @@ impl Engine for Xen<'_> {
     }
 
     fn mapped_at(&self, gfn: u32) -> Option<u32> {
-        let leaf = self.me().p2m.leaf(u64::from(gfn))?.load(Ordering::Relaxed);
+        let leaf = self.me().p2m.walk(u64::from(gfn))?.load(Ordering::Relaxed);
         (leaf != 0).then(|| u32::try_from(leaf >> 12).expect("frames of this machine fit"))
     }
 

@@ -35,6 +35,8 @@ pub enum Kind {
 
 const KINDS: [Kind; 6] = [Kind::None, Kind::Ram, Kind::RamRo, Kind::GrantRw, Kind::GrantRo, Kind::Special];
 const KIND_SHIFT: u32 = 56;
+/// Frames of a large page.
+const LARGE: u64 = 512;
 
 fn pack(kind: Kind, mfn: Mfn) -> u64 {
     let index = KINDS.iter().position(|&k| k == kind).unwrap_or(0) as u64;
@@ -84,6 +86,15 @@ impl MockDomain {
     pub fn at(&self, gfn: Gfn) -> (Kind, Mfn) {
         let word = usize::try_from(gfn.0).ok().and_then(|g| self.p2m.get(g));
         word.map_or((Kind::None, Mfn(0)), |w| unpack(w.load(Ordering::Acquire)))
+    }
+
+    /// Whether a large page could stand around `gfn`: domains with so much memory have such pages wherever they
+    /// can.
+    fn is_large(&self, gfn: Gfn, kind: Kind, mfn: Mfn) -> bool {
+        let place = gfn.0 % LARGE;
+        self.p2m.len() as u64 >= LARGE
+            && mfn.0 >= place
+            && (0..LARGE).all(|n| self.at(Gfn(gfn.0 - place + n)) == (kind, Mfn(mfn.0 - place + n)))
     }
 
     /// Puts something at `gfn`, without any check.
@@ -198,11 +209,12 @@ impl Domain for MockDomain {
 
     #[inline]
     fn ram(&self, gfn: Gfn) -> Option<host::Ram> {
-        match self.at(gfn) {
-            (Kind::Ram, mfn) => Some(host::Ram { mfn, writable: true }),
-            (Kind::RamRo, mfn) => Some(host::Ram { mfn, writable: false }),
-            _ => None,
-        }
+        let (kind, mfn) = self.at(gfn);
+        matches!(kind, Kind::Ram | Kind::RamRo).then(|| host::Ram {
+            mfn,
+            writable: kind == Kind::Ram,
+            large: self.is_large(gfn, kind, mfn),
+        })
     }
 
     fn owns(&self, mfn: Mfn) -> bool {

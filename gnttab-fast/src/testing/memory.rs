@@ -122,7 +122,11 @@ impl FrameStore {
     #[must_use]
     pub fn pointer(&self, mfn: Mfn) -> *mut u8 {
         let index = usize::try_from(mfn.0.wrapping_sub(FIRST_MFN)).unwrap_or(usize::MAX);
-        self.frames[index].0.get().cast()
+        assert!(index < self.frames.len(), "there is no {mfn:?}");
+        // Not of the one frame: who has found a large page goes on to the others.
+        UnsafeCell::raw_get(self.frames.as_ptr().cast::<UnsafeCell<[u8; PAGE_SIZE]>>())
+            .wrapping_add(index)
+            .cast()
     }
 
     /// The bytes of a frame.

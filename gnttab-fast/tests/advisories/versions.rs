@@ -154,7 +154,8 @@ fn xsa_382_no_more_status_frames_than_there_are() {
     }
 }
 
-/// The version is asked for while bytes are copied and while mappings stand, both ways.
+/// The version is asked for while bytes are copied and while mappings stand, both ways. There is so much to copy
+/// that the block pins: of one that keeps its entries busy, a switch waits for the end.
 #[test]
 fn xsa_501_no_switch_while_an_operation_is_in_flight() {
     for (now, wanted) in [(1, 2), (2, 1)] {
@@ -175,10 +176,13 @@ fn xsa_501_no_switch_while_an_operation_is_in_flight() {
             }
             true
         };
-        let batch = [element(by_gref(1, 9, 0), by_gfn(0, 0), 8), element(by_gfn(0, 0), by_gref(1, 9, 0), 8)];
+        let read = element(by_gref(1, 9, 0), by_gfn(0, 0), 4096);
+        let written = element(by_gfn(0, 0), by_gref(1, 9, 0), 4096);
+        let batch = [read, read, read, written, written, written];
         let (_, done) = WatchedHost::new(&m, 2, &hook).call(Width::Bits64, op::COPY, &batch);
         assert!(done.iter().all(|e| e.status == OKAY));
-        assert_eq!(copies.get(), 2);
+        // Where the page of arguments ends, a block does.
+        assert_eq!(copies.get(), 3);
         let handle = map_ok(&m, 2, 1, 9, HOST_MAP, 20);
         assert_eq!(set_version(&m, 1, wanted), BUSY);
         assert_eq!(unmap(&m, 2, &[unmap_request(handle, 20)]), [OKAY]);

@@ -13,7 +13,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use std::sync::atomic::AtomicUsize;
-use world::{World, copy_from, v1, v2_full, v2_transitive};
+use world::{MUCH, World, copy_from, v1, v2_full, v2_transitive};
 
 const OKAY: i16 = Status::Okay as i16;
 
@@ -97,9 +97,8 @@ fn xsa_295_a_guest_that_never_stops_writing_is_given_up() {
 }
 
 /// The granter dies while its frame is copied. Its frames are used anew when nobody can have seen it alive.
-#[test]
-fn death_against_a_copy() {
-    model(3, || {
+fn death_against_a_copy(len: u16) {
+    model(3, move || {
         let world = World::new(2);
         world.write_v1(1, 1, v1(2, 0));
         let reaper = {
@@ -111,10 +110,49 @@ fn death_against_a_copy() {
                 world.reuse(1, 0);
             })
         };
-        let done: Copy = world.one(2, op::COPY, copy_from(1, 1, false));
-        assert!(done.status == OKAY || done.status == Status::BadDomain.abi());
+        let one = Copy { len, ..copy_from(1, 1, false) };
+        let (_, done) = world.batch(0, 2, op::COPY, [one, one]);
+        let status = done.map(|one| one.status);
+        let gone = Status::BadDomain.abi();
+        assert!([[OKAY, OKAY], [OKAY, gone], [gone, gone]].contains(&status), "{status:?}");
         reaper.join().unwrap();
         assert_eq!(world.read_v1(1, 1), v1(2, 0));
+    });
+}
+
+#[test]
+fn death_against_a_copy_that_holds() {
+    death_against_a_copy(8);
+}
+
+#[test]
+fn death_against_a_copy_that_pins() {
+    death_against_a_copy(MUCH);
+}
+
+/// Two blocks want each other's entries. Neither waits while it holds one, so both end.
+#[test]
+fn blocks_that_cross() {
+    model(2, || {
+        let world = World::new(2);
+        world.write_v1(1, 1, v1(2, 0));
+        world.write_v1(1, 2, v1(2, 1));
+        let both_to = |own, grefs: [u32; 2]| {
+            grefs.map(|gref| {
+                let mut one = copy_from(1, gref, false);
+                one.dest.u = own;
+                one
+            })
+        };
+        let other = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.batch(1, 2, op::COPY, both_to(1, [2, 1])).1.map(|one| one.status))
+        };
+        let (_, here) = world.batch(0, 2, op::COPY, both_to(0, [1, 2]));
+        assert_eq!(here.map(|one| one.status), [OKAY, OKAY]);
+        assert_eq!(other.join().unwrap(), [OKAY, OKAY]);
+        world.assert_quiet();
+        assert_eq!([1, 2].map(|gref| world.read_v1(1, gref)), [v1(2, 0), v1(2, 1)]);
     });
 }
 
@@ -144,7 +182,7 @@ fn xsa_218_two_unmaps_of_one_handle() {
     });
 }
 
-fn switch_against_a_copy(from: u32, to: u32, writes: bool) {
+fn switch_against_a_copy(from: u32, to: u32, writes: bool, len: u16) {
     model(2, move || {
         let world = World::new(2);
         assert_eq!(world.set_version(1, from), Outcome::Done);
@@ -163,13 +201,16 @@ fn switch_against_a_copy(from: u32, to: u32, writes: bool) {
                 done
             })
         };
-        let copied: Copy = world.one(2, op::COPY, copy_from(1, 1, writes));
+        let one = Copy { len, ..copy_from(1, 1, writes) };
+        let (_, [first, second]) = world.batch(0, 2, op::COPY, [one, one]);
         let (outcome, switched) = switch.join().unwrap();
         let busy = Outcome::Failed(gnttab_fast::Errno::Busy);
-        match copied.status {
+        match first.status {
             OKAY => assert!(outcome == Outcome::Done || outcome == busy),
-            _ => assert_eq!((outcome, copied.status), (Outcome::Done, Status::GeneralError.abi())),
+            _ => assert_eq!((outcome, first.status), (Outcome::Done, Status::GeneralError.abi())),
         }
+        // One block, that succeeds as a whole, or both one by one.
+        assert_eq!(second.status, first.status);
         let now = if outcome == Outcome::Done { to } else { from };
         assert_eq!(switched.version, now);
         world.assert_quiet();
@@ -179,12 +220,17 @@ fn switch_against_a_copy(from: u32, to: u32, writes: bool) {
 
 #[test]
 fn xsa_501_a_switch_to_version_2_against_a_copy() {
-    switch_against_a_copy(1, 2, true);
+    switch_against_a_copy(1, 2, true, 8);
+}
+
+#[test]
+fn xsa_501_a_switch_to_version_2_against_a_copy_that_pins() {
+    switch_against_a_copy(1, 2, true, MUCH);
 }
 
 #[test]
 fn xsa_501_a_switch_to_version_1_against_a_copy() {
-    switch_against_a_copy(2, 1, false);
+    switch_against_a_copy(2, 1, false, 8);
 }
 
 #[test]

@@ -41,6 +41,10 @@ pub fn copy_from(domid: u16, gref: u32, writes: bool) -> Copy {
     Copy { source, dest, len: 8, flags, status: 77, pad: 0 }
 }
 
+/// So many bytes that two copies of them are a block that pins its entries, where one of a few bytes keeps them
+/// busy.
+pub const MUCH: u16 = 4096;
+
 /// Pages of a table, kept until the world ends: the longest grace period.
 #[derive(Clone)]
 pub struct Pages(std::sync::Arc<Mutex<Vec<usize>>>);
@@ -124,7 +128,7 @@ impl Domain for Dom {
 
     fn ram(&self, gfn: Gfn) -> Option<Ram> {
         let mfn = Mfn(u64::from(self.id.0) * FRAMES as u64 + gfn.0);
-        (gfn.0 < FRAMES as u64).then_some(Ram { mfn, writable: true })
+        (gfn.0 < FRAMES as u64).then_some(Ram { mfn, writable: true, large: false })
     }
 
     fn owns(&self, mfn: Mfn) -> bool {
@@ -193,14 +197,27 @@ impl World {
         cmd: u32,
         arg: T,
     ) -> (Outcome, T) {
+        let (outcome, [arg]) = self.batch(cpu, caller, cmd, [arg]);
+        (outcome, arg)
+    }
+
+    /// One hypercall of `N` elements on CPU `cpu`.
+    pub fn batch<T: IntoBytes + FromBytes + Immutable, const N: usize>(
+        &self,
+        cpu: u32,
+        caller: u16,
+        cmd: u32,
+        args: [T; N],
+    ) -> (Outcome, [T; N]) {
         self.hosts.fetch_add(1, Ordering::SeqCst);
         // As an epoch's pin has one; loom knows the total order of fences only.
         fence(Ordering::SeqCst);
         let host = View { world: self, caller, cpu };
-        let mut memory = Memory(arg.as_bytes().to_vec());
-        let outcome = grant_table_op(&host, &mut memory, Width::Bits64, cmd, 0, 1);
+        let mut memory = Memory(args.as_bytes().to_vec());
+        let count = u32::try_from(N).unwrap();
+        let outcome = grant_table_op(&host, &mut memory, Width::Bits64, cmd, 0, count);
         self.hosts.fetch_sub(1, Ordering::SeqCst);
-        (outcome, T::read_from_bytes(&memory.0).unwrap())
+        (outcome, <[T; N]>::read_from_bytes(&memory.0).unwrap())
     }
 
     /// One on CPU 0 that must return 0.

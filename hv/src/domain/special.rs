@@ -43,7 +43,7 @@ pub(super) fn fill(domain: &Domain) -> Option<()> {
 pub(super) fn connect(domain: &Domain, store: Option<DomId>) -> Option<()> {
     // The store is no client of itself.
     let Some(store) = store.filter(|&store| store != domain.id) else { return Some(()) };
-    let page = SharedFrame::pin(domain.p2m.ram(STORE)?.0, domain.id)?;
+    let page = SharedFrame::pin(domain.p2m.ram(STORE)?.mfn, domain.id)?;
     let port = ops::alloc_unbound(domain, store).ok()?;
     page.u32(STORE_PORT).store(port, Ordering::Relaxed);
     domain.grants.table().preset(Gref(RESERVED_XENSTORE), store, STORE);

@@ -165,8 +165,7 @@ impl gnttab_fast::Domain for Domain {
 
     #[inline(always)]
     fn ram(&self, gfn: Gfn) -> Option<Ram> {
-        let (mfn, writable) = self.p2m.ram(gfn)?;
-        Some(Ram { mfn, writable })
+        self.p2m.ram(gfn)
     }
 
     fn owns(&self, mfn: Mfn) -> bool {
@@ -299,8 +298,7 @@ impl Host for View<'_> {
 
     #[inline]
     fn copy(&self, batch: Batch<'_>) {
-        let bytes: usize = batch.segments().iter().map(|s| s.len).sum();
-        self.copied.set(self.copied.get() + bytes as u64);
+        self.copied.set(self.copied.get() + batch.bytes() as u64);
         grants::copy(batch);
     }
 

@@ -25,6 +25,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use gnttab_fast::Ram;
 use gnttab_fast::types::{Gfn, Mfn, PAGE_SHIFT};
 use spin::Mutex;
 
@@ -223,16 +224,21 @@ impl P2m {
         decode(entry, offset)
     }
 
-    /// The frame at `gfn`, and whether the domain may write it, if it is the domain's own memory: what grants
-    /// ask for each frame of each batch. As [`P2m::lookup`].
+    /// The frame at `gfn`, if it is the domain's own memory: what grants ask for the frames of each batch. As
+    /// [`P2m::lookup`].
     #[must_use]
     #[inline(always)]
-    pub fn ram(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
+    pub fn ram(&self, gfn: Gfn) -> Option<Ram> {
         /// What tells ram, writable or not, from all other kinds.
         const MASK: u64 = PRESENT | KIND_MASK & !(P2mKind::RamRw.bits() ^ P2mKind::RamRo.bits());
         const RAM: u64 = P2mKind::RamRw.bits() & MASK;
         let (entry, offset) = self.leaf(gfn);
-        (entry & MASK == RAM).then(|| (Mfn(frame_of(entry).0 + offset), entry & WRITE != 0))
+        (entry & MASK == RAM).then(|| Ram {
+            mfn: Mfn(frame_of(entry).0 + offset),
+            writable: entry & WRITE != 0,
+            // Memory is contiguous where one leaf is. A 4 KiB leaf has the attribute bit there, which is clear.
+            large: entry & LARGE != 0,
+        })
     }
 
     /// The frame at `gfn`, and whether the domain may write it, whatever it is for. As [`P2m::lookup`].
