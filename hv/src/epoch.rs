@@ -50,18 +50,43 @@ impl CpuEpoch {
     }
 }
 
+impl CpuEpoch {
+    /// What pins this pCPU, whose block this is part of: for who pins again and again.
+    pub(crate) fn pins(&self) -> Pins<'_> {
+        #[cfg(feature = "bare-metal")]
+        {
+            // SAFETY: the running CPU's own block (callers use their own); only `register` writes, and it ran before.
+            let handle = unsafe { &*self.handle.get() };
+            Pins(handle.as_ref().expect("a CPU registers before it pins"))
+        }
+        #[cfg(not(feature = "bare-metal"))]
+        Pins(core::marker::PhantomData)
+    }
+}
+
+/// See [`CpuEpoch::pins`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pins<'a>(
+    #[cfg(feature = "bare-metal")] &'a crossbeam_epoch::LocalHandle,
+    #[cfg(not(feature = "bare-metal"))] core::marker::PhantomData<&'a CpuEpoch>,
+);
+
+impl Pins<'_> {
+    /// As [`pin`].
+    #[inline(always)]
+    pub(crate) fn pin(self) -> Guard {
+        #[cfg(feature = "bare-metal")]
+        return self.0.pin();
+        // A host's threads share the one block there, so each pin has a handle of its own.
+        #[cfg(not(feature = "bare-metal"))]
+        return collector().register().pin();
+    }
+}
+
 /// Pins this pCPU: until the guard is dropped nothing that was reachable is freed or reused. Pins nest.
 #[must_use]
 pub fn pin() -> Guard {
-    #[cfg(feature = "bare-metal")]
-    {
-        // SAFETY: this CPU's own block; only `register` writes, and it ran before.
-        let handle = unsafe { &*crate::arch::x86::percpu::this().epoch.handle.get() };
-        handle.as_ref().expect("a CPU registers before it pins").pin()
-    }
-    // A host's threads share the one block there, so each pin has a handle of its own.
-    #[cfg(not(feature = "bare-metal"))]
-    collector().register().pin()
+    crate::arch::x86::percpu::this().epoch.pins().pin()
 }
 
 /// Frees one frame of the hypervisor (a page-table page, a grant frame ...) after a grace period.

@@ -74,11 +74,11 @@ pub struct Info<'a> {
     pub offset: usize,
 }
 
-impl Info<'_> {
+impl<'a> Info<'a> {
     /// `evtchn_upcall_pending`: not zero when an event waits.
     #[must_use]
     #[inline]
-    pub fn upcall_pending(&self) -> &AtomicU8 {
+    pub fn upcall_pending(&self) -> &'a AtomicU8 {
         self.frame.u8(self.offset + vcpu_info::UPCALL_PENDING)
     }
 

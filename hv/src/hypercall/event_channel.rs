@@ -23,7 +23,7 @@ const RESET_BUDGET: u32 = 64;
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, arg, ..] = call.args;
+    let [cmd, arg, ..] = call.args();
     let Ok(cmd) = u32::try_from(cmd) else { return Outcome::Done(Errno::ENOSYS.ret()) };
     // The one that counts, before all others.
     if cmd == op::SEND {
@@ -57,7 +57,7 @@ fn print_console(call: &Call<'_>, arg: u64) -> Outcome {
     while domain.console_ring.output(print) != 0 {
         news = true;
         if sched::should_yield() {
-            outcome = Outcome::Again(call.args);
+            outcome = Outcome::Again;
             break;
         }
     }
@@ -147,9 +147,5 @@ fn reset(call: &Call<'_>, arg: u64) -> Outcome {
         return Outcome::Done(Errno::EOPNOTSUPP.ret());
     }
     // What is closed stays closed: a continuation simply starts over.
-    if event::close_some(call.domain, RESET_BUDGET, call.guard) {
-        Outcome::Done(0)
-    } else {
-        Outcome::Again(call.args)
-    }
+    if event::close_some(call.domain, RESET_BUDGET, call.guard) { Outcome::Done(0) } else { Outcome::Again }
 }

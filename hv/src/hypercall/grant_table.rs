@@ -403,7 +403,7 @@ impl GuestMemory for Arguments<'_> {
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, args, count, rest @ ..] = call.args;
+    let [cmd, args, count, rest @ ..] = call.args();
     let (cmd_word, count_word) = (low32(cmd), low32(count));
     if ALLOWED.checked_shr(cmd_word).is_none_or(|bits| bits & 1 == 0) {
         return Outcome::Done(Errno::ENOSYS.ret());
@@ -431,7 +431,7 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         gnttab_fast::Outcome::Failed(errno) => Outcome::Done(-i64::from(errno.code())),
         gnttab_fast::Outcome::Again { bytes, elements } => {
             let [a, b, c] = rest;
-            Outcome::Again([cmd, args.wrapping_add(bytes), u64::from(count_word - elements), a, b, c])
+            call.again([cmd, args.wrapping_add(bytes), u64::from(count_word - elements), a, b, c])
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, arg, ..] = call.args;
+    let [cmd, arg, ..] = call.args();
     let Ok(cmd) = u32::try_from(cmd) else { return Outcome::Done(Errno::ENOSYS.ret()) };
     one(call, cmd, arg).map(|()| 0).into()
 }

@@ -38,7 +38,7 @@ const BATCH: usize = 64;
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, arg, ..] = call.args;
+    let [cmd, arg, ..] = call.args();
     let Ok(cmd) = u32::try_from(cmd) else { return Outcome::Done(Errno::ENOSYS.ret()) };
     let done = u64::from(cmd >> op::EXTENT_SHIFT);
     let outcome = match cmd & op::MASK {
@@ -122,7 +122,7 @@ fn reservation_request(call: &Call<'_>, arg: u64) -> Result<abi::Reservation, Er
 
 /// Goes through the extents. The result is how many are done: an error ends it there, and is not told, as the
 /// ABI has it.
-fn reservation(call: &Call<'_>, which: u32, arg: u64, mut done: u64) -> Result<Outcome, Errno> {
+fn reservation(call: &mut Call<'_>, which: u32, arg: u64, mut done: u64) -> Result<Outcome, Errno> {
     let so_far = |done| Ok(Outcome::Done(i64::try_from(done).unwrap_or(0)));
     let Ok(request) = reservation_request(call, arg) else { return so_far(done) };
     // What the continuation bits of a 32-bit command can count.
@@ -139,8 +139,8 @@ fn reservation(call: &Call<'_>, which: u32, arg: u64, mut done: u64) -> Result<O
     let mut leaving = Leaving { domain, frames: ArrayVec::new() };
     while done < request.nr_extents {
         if done > first && sched::should_yield() {
-            let [_, arg, ..] = call.args;
-            return Ok(Outcome::Again([u64::from(which) | done << op::EXTENT_SHIFT, arg, 0, 0, 0, 0]));
+            let [_, arg, ..] = call.args();
+            return Ok(call.again([u64::from(which) | done << op::EXTENT_SHIFT, arg, 0, 0, 0, 0]));
         }
         let Ok(gfn) = call.read_word(request.extent_start, done) else { break };
         let extent = if which == op::POPULATE_PHYSMAP {

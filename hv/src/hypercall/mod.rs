@@ -10,7 +10,6 @@ use alloc::sync::Arc;
 
 use crossbeam_epoch::Guard;
 use gnttab_fast::types::DomId;
-use maptrack::index_nospec;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
         errno::Errno,
         xen::{DOMID_SELF, hypercall as nr},
     },
-    arch::x86::percpu,
+    arch::x86::percpu::PerCpu,
     domain::{self, Domain, Vcpu, counters::ExitKind},
     epoch,
     mm::guest::{Fault, GuestSpace},
@@ -51,8 +50,6 @@ pub struct Call<'a> {
     pub guard: &'a Guard,
     /// Width of the caller: how arguments are laid out.
     pub width: Width,
-    /// The arguments (cut to 32 bits for a 32-bit caller).
-    pub args: [u64; 6],
 }
 
 /// How a hypercall ended.
@@ -60,8 +57,8 @@ pub struct Call<'a> {
 pub enum Outcome {
     /// With this value in the result register.
     Done(i64),
-    /// It is to be called again with these arguments.
-    Again([u64; 6]),
+    /// It is to be called again, with the arguments that are in the registers now ([`Call::again`]).
+    Again,
     /// With result 0, and the vCPU blocks if there is still no reason to run.
     Block,
     /// With result 0, and others may run first.
@@ -120,24 +117,35 @@ table! {
     nr::SYSCTL, "sysctl", sysctl::op;
 }
 
+/// Slots of the table by number.
+const SLOTS: usize = nr::PAGE_SLOTS as usize;
+
 /// The table by number.
-static BY_NUMBER: [Option<Handler>; nr::PAGE_SLOTS as usize] = {
-    let mut by = [None; nr::PAGE_SLOTS as usize];
+static BY_NUMBER: [Handler; SLOTS] = {
+    let mut by = [absent as Handler; SLOTS];
     let mut at = 0;
     while at < TABLE.len() {
-        by[TABLE[at].number as usize] = Some(TABLE[at].handler);
+        by[TABLE[at].number as usize] = TABLE[at].handler;
         at += 1;
     }
     by
 };
 
-/// Handles the hypercall of a vCPU's last exit: looks it up, does it, sets the result and steps over it.
-pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
-    let guard = epoch::pin();
+/// Handles the hypercall of a vCPU's last exit: looks it up, does it, sets the result and steps over it. `cpu` is
+/// this pCPU, `pins` its epoch's.
+#[inline(always)]
+pub(crate) fn handle(
+    cpu: &PerCpu,
+    pins: epoch::Pins<'_>,
+    domain: &Arc<Domain>,
+    vcpu: &Vcpu,
+    arch: &mut vt::Vcpu,
+) -> After {
+    let guard = pins.pin();
     let width = arch.width();
     // As Xen answers user mode of an HVM guest.
     let outcome = if arch.cpl() == 0 {
-        dispatch(domain, vcpu, arch, &guard, width)
+        dispatch(cpu, &mut Call { domain, vcpu, arch, guard: &guard, width })
     } else {
         domain.counters.exit(ExitKind::Hypercall);
         Outcome::Done(Errno::EPERM.ret())
@@ -147,34 +155,39 @@ pub fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> After {
         arch.finish_hypercall(width, value, &domain.p2m, &guard);
         return After::Resume;
     }
+    unfinished(domain, arch, &guard, width, outcome)
+}
+
+/// The ends of hypercalls behind which the guest does not simply go on.
+#[cold]
+#[inline(never)]
+fn unfinished(domain: &Domain, arch: &mut vt::Vcpu, guard: &Guard, width: Width, outcome: Outcome) -> After {
     let (result, after) = match outcome {
         Outcome::Done(value) => (value, After::Resume),
         Outcome::Block => (0, After::Block),
         Outcome::Yield => (0, After::Yield),
         Outcome::Down => (0, After::Down),
-        Outcome::Again(args) => {
-            arch.set_hypercall_args(args);
-            return After::Again;
-        }
+        Outcome::Again => return After::Again,
     };
-    arch.finish_hypercall(width, result, &domain.p2m, &guard);
+    arch.finish_hypercall(width, result, &domain.p2m, guard);
     after
 }
 
-#[inline]
-fn dispatch(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, guard: &Guard, width: Width) -> Outcome {
-    let (number, args) = arch.hypercall_args(width);
-    let Some((handler, slot)) = handler(number) else {
-        domain.counters.exit(ExitKind::Hypercall);
-        refuse(domain, "hypercall", u64::from(number));
-        return Outcome::Done(Errno::ENOSYS.ret());
-    };
-    domain.counters.hypercalls[slot].add(1);
-    let current = &percpu::this().current;
-    current.set_op(Some(number));
-    let outcome = handler(&mut Call { domain, vcpu, arch, guard, width, args });
-    current.set_op(None);
+#[inline(always)]
+fn dispatch(cpu: &PerCpu, call: &mut Call<'_>) -> Outcome {
+    let number = call.arch.hypercall_number();
+    let slot = slot(number);
+    call.domain.counters.hypercalls[slot].add(1);
+    cpu.current.set_op(Some(number));
+    let outcome = BY_NUMBER[slot](call);
+    cpu.current.set_op(None);
     outcome
+}
+
+/// The answer to numbers that name nothing.
+fn absent(call: &mut Call<'_>) -> Outcome {
+    call.refuse("hypercall", u64::from(call.arch.hypercall_number()));
+    Outcome::Done(Errno::ENOSYS.ret())
 }
 
 /// Logs, at a bounded rate, something that is not there.
@@ -183,13 +196,13 @@ fn refuse(domain: &Domain, what: &str, number: u64) {
     rate_limited!(warn, "d{} {}: {what} {number} is not implemented", domain.id.0, domain.name);
 }
 
-/// The handler of a number the guest chose: the index is masked against speculation behind the check
-/// (Spectre v1).
-#[inline]
-fn handler(number: u32) -> Option<(Handler, usize)> {
-    let index = usize::try_from(number).ok().filter(|&index| index < BY_NUMBER.len())?;
-    let index = index_nospec(index, BY_NUMBER.len());
-    Some((BY_NUMBER[index]?, index))
+/// The slot of a number the guest chose. What is not there has slot 0, which no hypercall of ours has. The mask holds
+/// also where a CPU runs ahead of the choice (Spectre v1).
+#[inline(always)]
+const fn slot(number: u32) -> usize {
+    const { assert!(SLOTS.is_power_of_two()) }
+    let number = number as usize;
+    if number < SLOTS { number & (SLOTS - 1) } else { 0 }
 }
 
 impl From<Fault> for Errno {
@@ -204,7 +217,21 @@ impl From<Result<i64, Errno>> for Outcome {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// The arguments (cut to 32 bits for a 32-bit caller).
+    #[must_use]
+    #[inline(always)]
+    pub fn args(&self) -> [u64; 6] {
+        self.arch.hypercall_args(self.width)
+    }
+
+    /// Not yet done: it is to be called again with these arguments.
+    #[must_use]
+    pub fn again(&mut self, args: [u64; 6]) -> Outcome {
+        self.arch.set_hypercall_args(args);
+        Outcome::Again
+    }
+
     /// The caller's memory.
     #[must_use]
     pub fn space(&self) -> GuestSpace<'_> {
@@ -252,7 +279,7 @@ impl Call<'_> {
     ///
     /// # Errors
     /// `ESRCH`: there is none; `EPERM`: the caller has no power over it.
-    pub fn target(&self, domid: u16) -> Result<&Domain, Errno> {
+    pub fn target(&self, domid: u16) -> Result<&'a Domain, Errno> {
         if domid == DOMID_SELF || domid == self.domain.id.0 {
             return Ok(self.domain);
         }
@@ -273,12 +300,12 @@ mod tests {
     #[test]
     fn each_number_finds_its_row_and_no_other() {
         for row in TABLE {
-            let (found, slot) = handler(row.number).expect("in the table");
+            assert_eq!(slot(row.number), row.number as usize);
+            let found = BY_NUMBER[slot(row.number)];
             assert!(core::ptr::fn_addr_eq(found, row.handler), "{}", row.name);
-            assert_eq!(slot, row.number as usize);
         }
-        let known = (0..=u32::from(u16::MAX)).filter(|&number| handler(number).is_some()).count();
-        assert_eq!(known, TABLE.len());
-        assert!(handler(u32::MAX).is_none());
+        let known = |number: &u32| !core::ptr::fn_addr_eq(BY_NUMBER[slot(*number)], absent as Handler);
+        assert_eq!((0..=u32::from(u16::MAX)).filter(known).count(), TABLE.len());
+        assert!(!known(&0) && !known(&64) && !known(&u32::MAX));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, arg, ..] = call.args;
+    let [cmd, arg, ..] = call.args();
     match u32::try_from(cmd) {
         Ok(op::YIELD) => Outcome::Yield,
         Ok(op::BLOCK) => {

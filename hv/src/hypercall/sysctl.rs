@@ -14,7 +14,7 @@ const MOST_KEYS: u32 = 64;
 
 /// The hypercall. Version before privilege, as Xen has it: a tool built for another release learns that first.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [arg, ..] = call.args;
+    let [arg, ..] = call.args();
     answer(call, arg).map(|()| 0).into()
 }
 

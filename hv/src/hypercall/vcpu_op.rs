@@ -28,7 +28,7 @@ const MOST_PERIOD_NS: u64 = u64::MAX >> 2;
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, id, arg, ..] = call.args;
+    let [cmd, id, arg, ..] = call.args();
     let (Ok(cmd), Ok(id)) = (u32::try_from(cmd), u32::try_from(id)) else {
         return Outcome::Done(Errno::ENOENT.ret());
     };
@@ -100,8 +100,8 @@ fn one(call: &Call<'_>, cmd: u32, vcpu: &Vcpu, arg: u64) -> Result<i64, Errno> {
 /// `set_timer_op`: the calling vCPU's single-shot timer in one argument (two for a 32-bit caller); 0 stops it.
 pub fn set_timer_op(call: &mut Call<'_>) -> Outcome {
     let at = match call.width {
-        Width::Bits64 => call.args[0],
-        Width::Bits32 => call.args[1] << 32 | call.args[0],
+        Width::Bits64 => call.args()[0],
+        Width::Bits32 => call.args()[1] << 32 | call.args()[0],
     };
     set_timer(call.vcpu, if at == 0 { NO_TIMER } else { at.min(NO_TIMER - 1) });
     Outcome::Done(0)
@@ -206,5 +206,7 @@ fn register_info(call: &Call<'_>, vcpu: &Vcpu, arg: u64) -> Result<(), Errno> {
         pvclock::publish(info.frame, info.offset + vcpu_info::TIME);
     }
     deliver::announce_all(call.domain, vcpu);
+    // Whoever runs it looks for the place anew.
+    sched::wake(vcpu);
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::abi::{
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, kind, ..] = call.args.map(u32::try_from);
+    let [cmd, kind, ..] = call.args().map(u32::try_from);
     let on = match cmd {
         Ok(VMASST_CMD_ENABLE) => true,
         Ok(VMASST_CMD_DISABLE) => false,

@@ -28,7 +28,8 @@ const BLOCK: usize = 64;
 /// A domain's generation of translations.
 #[derive(Debug)]
 pub struct DomainTlb {
-    id: DomId,
+    /// Its number as it stands in [`CpuTlb::in_guest`]: with bit 16 set, so that the word of domain 0 is not 0 either.
+    id: u64,
     generation: CachePadded<AtomicU64>,
 }
 
@@ -36,14 +37,14 @@ impl DomainTlb {
     /// Of domain `id`.
     #[must_use]
     pub fn new(id: DomId) -> Self {
-        Self { id, generation: CachePadded::new(AtomicU64::new(1)) }
+        Self { id: 1 << 16 | u64::from(id.0), generation: CachePadded::new(AtomicU64::new(1)) }
     }
 }
 
 /// The TLB bookkeeping of a per-CPU block.
 #[derive(Debug, Default)]
 pub struct CpuTlb {
-    /// 0 outside guest mode; otherwise entries so far in the high bits, and the domain's id in the low 16.
+    /// 0 outside guest mode; otherwise entries so far in the high bits, and the domain ([`DomainTlb::id`]) in the low 17.
     in_guest: CachePadded<AtomicU64>,
     /// Entries so far, as they stand in `in_guest`, with a domain of 0; only its own CPU touches it.
     entries: AtomicU64,
@@ -55,9 +56,7 @@ impl CpuTlb {
     pub fn enter(&self, domain: &DomainTlb) -> u64 {
         let entry = self.entries.load(Ordering::Relaxed).wrapping_add(1 << 17);
         self.entries.store(entry, Ordering::Relaxed);
-        // Bit 16 is always set: the word of a domain 0 entry is not 0 either.
-        let word = entry | (1 << 16) | u64::from(domain.id.0);
-        self.in_guest.store(word, Ordering::SeqCst);
+        self.in_guest.store(entry | domain.id, Ordering::SeqCst);
         domain.generation.load(Ordering::SeqCst)
     }
 
@@ -68,9 +67,9 @@ impl CpuTlb {
         self.in_guest.store(0, Ordering::Release);
     }
 
-    fn word_if_in(&self, domain: DomId) -> Option<u64> {
+    fn word_if_in(&self, domain: &DomainTlb) -> Option<u64> {
         let word = self.in_guest.load(Ordering::SeqCst);
-        (word != 0 && word & 0xffff == u64::from(domain.0)).then_some(word)
+        (word & 0x1_ffff == domain.id).then_some(word)
     }
 }
 
@@ -94,7 +93,7 @@ fn flush<'a>(domain: &DomainTlb, mut others: impl Iterator<Item = (u32, &'a CpuT
         let mut inside = ArrayVec::<(&CpuTlb, u64), BLOCK>::new();
         for (cpu, other) in others.by_ref().take(BLOCK) {
             looked_at += 1;
-            if let Some(word) = other.word_if_in(domain.id) {
+            if let Some(word) = other.word_if_in(domain) {
                 kick(cpu);
                 inside.push((other, word));
             }
@@ -149,13 +148,13 @@ mod tests {
     #[test]
     fn entries_differ_and_domain_zero_is_inside_too() {
         let (cpu, domain) = (CpuTlb::default(), DomainTlb::new(DomId(0)));
-        assert_eq!(cpu.word_if_in(DomId(0)), None);
+        assert_eq!(cpu.word_if_in(&domain), None);
         cpu.enter(&domain);
-        let first = cpu.word_if_in(DomId(0)).expect("inside");
+        let first = cpu.word_if_in(&domain).expect("inside");
         cpu.leave();
         cpu.enter(&domain);
-        assert_ne!(cpu.word_if_in(DomId(0)), Some(first));
-        assert_eq!(cpu.word_if_in(ONE), None);
+        assert_ne!(cpu.word_if_in(&domain), Some(first));
+        assert_eq!(cpu.word_if_in(&DomainTlb::new(ONE)), None);
     }
 
     /// A page table of one entry, whose frames die as soon as a flush has returned; pCPUs that keep what they read

@@ -12,7 +12,7 @@ use gnttab_fast::types::{Gfn, PAGE_SHIFT};
 
 use super::{lapic as local_apic, run::Leave};
 use crate::abi::sched::SHUTDOWN_POWEROFF;
-use crate::arch::x86::irq;
+use crate::arch::x86::{irq, percpu::PerCpu};
 use crate::dev::{input, lapic};
 use crate::domain::{Domain, Vcpu, counters::ExitKind, lifecycle, vcpu::NOT_POLLING};
 use crate::hypercall::{self, After, grant_table};
@@ -36,15 +36,25 @@ pub(super) enum Next {
 
 /// Handles one exit.
 #[inline(always)]
-pub(super) fn handle(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
+pub(super) fn handle(
+    cpu: &PerCpu,
+    pins: epoch::Pins<'_>,
+    domain: &Arc<Domain>,
+    vcpu: &Vcpu,
+    arch: &mut vt::Vcpu,
+    exit: Exit,
+) -> Next {
     // Counted by their numbers.
     if exit == Exit::Hypercall {
-        return call(domain, vcpu, arch);
+        let after = hypercall::handle(cpu, pins, domain, vcpu, arch);
+        return if after == After::Resume { Next::Straight } else { behind_call(vcpu, arch, after) };
     }
     other(domain, vcpu, arch, exit)
 }
 
 /// Handles all exits but hypercalls.
+#[cold]
+#[inline(never)]
 fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> Next {
     domain.counters.exit(kind(exit));
     match exit {
@@ -146,10 +156,11 @@ pub(super) fn step_over(domain: &Domain, arch: &mut vt::Vcpu) {
     arch.advance(&domain.p2m, &epoch::pin());
 }
 
-/// A hypercall.
-#[inline]
-fn call(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> Next {
-    match hypercall::handle(domain, vcpu, arch) {
+/// What a hypercall wants done behind it.
+#[cold]
+#[inline(never)]
+fn behind_call(vcpu: &Vcpu, arch: &vt::Vcpu, after: After) -> Next {
+    match after {
         After::Resume => Next::Straight,
         After::Again => Next::Enter,
         After::Yield => Next::Leave(Leave::Turn),

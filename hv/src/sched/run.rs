@@ -164,27 +164,36 @@ fn run(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> 
             .store(end.unwrap_or_else(|| time::rdtsc().saturating_add(whole - start)), Ordering::Relaxed);
         inject(domain, vcpu, arch);
         timer::arm(own, end);
-        loop {
-            let exit = arch.run(cpu, &domain.tlb);
-            vcpu.run.set_in_guest(false);
-            match exit::handle(domain, vcpu, arch, exit) {
-                exit::Next::Straight => {}
-                exit::Next::Enter => break,
-                exit::Next::Leave(leave) => return leave,
-            }
-            if !straight_on(own, domain, vcpu) {
-                break;
-            }
+        if let Some(leave) = straight(cpu, domain, vcpu, arch) {
+            return leave;
         }
     }
 }
 
-/// Whether the guest may be entered again without looking around (module docs). It is marked as in guest mode.
-#[inline(always)]
-fn straight_on(own: &CpuSched, domain: &Domain, vcpu: &Vcpu) -> bool {
-    vcpu.run.enter_again()
-        && !own.attention.load(Ordering::SeqCst)
-        && vcpu.info(domain).is_none_or(|info| info.upcall_pending().load(Ordering::SeqCst) == 0)
+/// Runs the guest for as long as it makes hypercalls only, behind which there is no reason to look around (module
+/// docs). By itself, so that what it holds is in registers.
+#[inline(never)]
+fn straight(cpu: &PerCpu, domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu) -> Option<Leave> {
+    let own = &cpu.sched;
+    let pins = cpu.epoch.pins();
+    // Where this byte is changes but once: who registers another place tells this loop to end.
+    let upcall_pending = vcpu.info(domain).map(|info| info.upcall_pending());
+    loop {
+        let exit = arch.run(cpu, &domain.tlb);
+        vcpu.run.set_in_guest(false);
+        match exit::handle(cpu, pins, domain, vcpu, arch, exit) {
+            exit::Next::Straight => {}
+            exit::Next::Enter => return None,
+            exit::Next::Leave(leave) => return Some(leave),
+        }
+        // It is marked as in guest mode, and then looked.
+        let straight_on = vcpu.run.enter_again()
+            && !own.attention.load(Ordering::SeqCst)
+            && upcall_pending.is_none_or(|pending| pending.load(Ordering::SeqCst) == 0);
+        if !straight_on {
+            return None;
+        }
+    }
 }
 
 /// When the turn ends, given who waits now.

@@ -129,7 +129,7 @@ pub(super) fn remove(call: &Call<'_>, arg: u64) -> Result<(), Errno> {
 }
 
 /// `XENMEM_add_to_physmap_batch`: each element has its own result.
-pub(super) fn add_batch(call: &Call<'_>, arg: u64, first: u64) -> Result<Outcome, Errno> {
+pub(super) fn add_batch(call: &mut Call<'_>, arg: u64, first: u64) -> Result<Outcome, Errno> {
     if first > u64::from(u16::MAX) {
         return Err(Errno::EDOM);
     }
@@ -162,9 +162,9 @@ pub(super) fn add_batch(call: &Call<'_>, arg: u64, first: u64) -> Result<Outcome
     }
     for index in first..size {
         if index > first && sched::should_yield() {
-            let [_, arg, ..] = call.args;
+            let [_, arg, ..] = call.args();
             let cmd = u64::from(op::ADD_TO_PHYSMAP_BATCH) | index << op::EXTENT_SHIFT;
-            return Ok(Outcome::Again([cmd, arg, 0, 0, 0, 0]));
+            return Ok(call.again([cmd, arg, 0, 0, 0, 0]));
         }
         let idx = call.read_word(request.idxs, index)?;
         let gfn = call.read_word(request.gpfns, index)?;

@@ -54,7 +54,7 @@ fn request(call: &Call<'_>, arg: u64) -> Result<abi::AcquireResource, Errno> {
 }
 
 /// The hypercall; `start` frames are done.
-pub(super) fn acquire(call: &Call<'_>, arg: u64, start: u64) -> Result<Outcome, Errno> {
+pub(super) fn acquire(call: &mut Call<'_>, arg: u64, start: u64) -> Result<Outcome, Errno> {
     if !call.domain.control {
         return Err(Errno::EACCES);
     }
@@ -105,7 +105,7 @@ pub(super) fn acquire(call: &Call<'_>, arg: u64, start: u64) -> Result<Outcome, 
         done += todo;
         if done < request.nr_frames && sched::should_yield() {
             let cmd = u64::from(op::ACQUIRE_RESOURCE) | u64::from(done) << op::EXTENT_SHIFT;
-            return Ok(Outcome::Again([cmd, arg, 0, 0, 0, 0]));
+            return Ok(call.again([cmd, arg, 0, 0, 0, 0]));
         }
     }
     Ok(Outcome::Done(0))

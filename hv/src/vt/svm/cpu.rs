@@ -11,6 +11,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 use super::super::VtError;
 use crate::{
     arch::x86::cpu,
+    cmdline::MAX_CPUS,
     mm::frames::{self, Owner},
 };
 
@@ -38,17 +39,33 @@ unsafe impl<T> Sync for OwnCpu<T> {}
 /// The identifiers this CPU has given to vCPUs.
 #[derive(Debug, Default)]
 struct Asids {
-    generation: Cell<u64>,
+    /// See [`Asid::life`]; 0 before the first.
+    life: Cell<u64>,
     next: Cell<u32>,
 }
 
 /// An address-space identifier as a vCPU remembers it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asid {
-    pub cpu: u32,
-    pub generation: u64,
+    /// `generation:48 | CPU:16`, one word so that one comparison tells whether it is still good. A generation ends when
+    /// all identifiers have been used; none is 0.
+    life: u64,
     pub value: u32,
 }
+
+impl Asid {
+    const CPU_BITS: u32 = 16;
+
+    /// No identifier of any CPU.
+    pub const NONE: Self = Self { life: u64::MAX, value: 0 };
+
+    /// Whether that CPU gave it.
+    pub fn is_of(self, cpu: u32) -> bool {
+        self.life % (1 << Self::CPU_BITS) == u64::from(cpu)
+    }
+}
+
+const _: () = assert!(MAX_CPUS < (1 << Asid::CPU_BITS) - 1);
 
 impl CpuVt {
     /// Physical address of this CPU's page of host state for VMLOAD.
@@ -57,10 +74,11 @@ impl CpuVt {
     }
 
     /// Is an identifier still this vCPU's on this CPU?
-    pub(super) fn holds(&self, asid: Asid, me: u32) -> bool {
-        // SAFETY: on the CPU that owns the block (callers pass its own number), in root mode.
+    #[inline]
+    pub(super) fn holds(&self, asid: Asid) -> bool {
+        // SAFETY: on the CPU that owns the block (callers use their own), in root mode.
         let asids = unsafe { &*self.asids.0.get() };
-        asid.cpu == me && asid.value != 0 && asid.generation == asids.generation.get()
+        asid.life == asids.life.get()
     }
 
     /// A fresh identifier: nothing is cached under it. True beside it when the hardware must flush all
@@ -72,11 +90,12 @@ impl CpuVt {
         let mut value = asids.next.get();
         let wrapped = value == 0 || value >= limit;
         if wrapped {
-            asids.generation.set(asids.generation.get() + 1);
+            let generation = (asids.life.get() >> Asid::CPU_BITS) + 1;
+            asids.life.set(generation << Asid::CPU_BITS | u64::from(me));
             value = 1;
         }
         asids.next.set(value + 1);
-        (Asid { cpu: me, generation: asids.generation.get(), value }, wrapped)
+        (Asid { life: asids.life.get(), value }, wrapped)
     }
 }
 
@@ -123,13 +142,16 @@ mod tests {
         let (first, flush) = cpu.fresh(0);
         assert!(flush, "nothing may be trusted the first time");
         assert_eq!(first.value, 1);
-        assert!(cpu.holds(first, 0));
-        assert!(!cpu.holds(first, 1), "another CPU's");
+        assert!(cpu.holds(first) && first.is_of(0));
+        let other = CpuVt::default();
+        assert!(!other.holds(first) && !other.holds(Asid::NONE) && !cpu.holds(Asid::NONE));
+        let (same, _) = other.fresh(1);
+        assert!(other.holds(same) && !cpu.holds(same), "another CPU's");
         let mut last = first;
         loop {
             let (next, flush) = cpu.fresh(0);
             if flush {
-                assert!(!cpu.holds(last, 0));
+                assert!(!cpu.holds(last));
                 assert_eq!(next.value, 1);
                 break;
             }

@@ -19,6 +19,7 @@
 
 mod cpu;
 mod emulate;
+mod enter;
 mod maps;
 mod run;
 mod start;
@@ -42,16 +43,12 @@ use self::{
 };
 use super::{Exit, Gprs, GuestException, Width, insn::Insn};
 use crate::{
-    arch::x86::{
-        cpu as host_cpu,
-        percpu::{self, PerCpu},
-    },
+    arch::x86::{cpu as host_cpu, percpu},
     mm::{
         frames::{self, Owner},
         guest::{GuestSpace, Paging},
         p2m::P2m,
         phys_to_virt,
-        tlb::DomainTlb,
     },
 };
 
@@ -84,9 +81,7 @@ pub struct Vcpu {
     exited_at: Option<Insn>,
     /// Where the last VMMCALL without next-RIP was verified, and under which CR3.
     hypercall_at: (u64, u64),
-    /// Groups of the VMCB written since the last entry.
-    dirty: u32,
-    /// Groups the hardware may keep from one entry to the next, when they have not been written.
+    /// Groups of the VMCB the hardware may keep from one entry to the next; who writes one says so ([`Vcpu::soil`]).
     may_keep: u32,
     /// The hardware tells where an intercepted instruction ends.
     next_rips: bool,
@@ -117,11 +112,10 @@ impl Vcpu {
             switched: Switched { mxcsr: 0x1f80, ..Switched::default() },
             xstate,
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            asid: Asid::default(),
+            asid: Asid::NONE,
             tlb_generation: 0,
             exited_at: None,
             hypercall_at: (u64::MAX, 0),
-            dirty: clean::ALL,
             may_keep: if host_cpu::features().vmcb_clean { clean::ALL } else { 0 },
             next_rips: host_cpu::features().nrips,
         };
@@ -181,10 +175,11 @@ impl Vcpu {
     pub fn load(&mut self) {
         let own = &percpu::this().vt;
         // A migration makes the old CPU's memory of it stale: `unload` there has said so.
-        if own.loaded.swap(self.number, Ordering::Relaxed) != self.number || self.asid.cpu != percpu::cpu_id()
+        if own.loaded.swap(self.number, Ordering::Relaxed) != self.number
+            || !self.asid.is_of(percpu::cpu_id())
         {
             self.xstate.restore();
-            self.dirty = clean::ALL;
+            self.soil(clean::ALL);
         }
     }
 
@@ -193,74 +188,10 @@ impl Vcpu {
         self.xstate.save();
     }
 
-    /// Runs the guest until something needs a decision. Root mode, interrupts off, `load` done.
-    /// `cpu` is this pCPU.
-    pub fn run(&mut self, cpu: &PerCpu, tlb: &DomainTlb) -> Exit {
-        let generation = cpu.tlb.enter(tlb);
-        if generation != self.tlb_generation || !cpu.vt.holds(self.asid, cpu.id) {
-            let (asid, flush_all) = cpu.vt.fresh(cpu.id);
-            (self.asid, self.tlb_generation) = (asid, generation);
-            self.dirty |= clean::ASID;
-            let c = self.control();
-            c.asid = asid.value;
-            c.tlb_control = if flush_all { vmcb::TLB_FLUSH_ALL } else { 0 };
-        }
-        let posted = self.state().event_inj != 0 && self.post();
-        self.control().clean = self.may_keep & !self.dirty;
-        let other_xcr0 = self.xstate.enter_guest(self.cr4());
-        // SAFETY: root mode with interrupts off (the run loop's rule); the VMCB is ours, and its CPU's alone while
-        // `self` is borrowed; `host_state` was filled by `init_cpu`, without which no scheduler runs here.
-        unsafe { run::enter(&raw mut self.switched, self.frame.0 << PAGE_SHIFT, cpu.vt.host_state()) };
-        self.xstate.leave_guest(other_xcr0);
-        cpu.tlb.leave();
-        self.dirty = 0;
-        let c = self.control();
-        c.tlb_control = 0;
-        c.event_inj = 0;
-        let pending = c.exit_int_info;
-        if pending & event::VALID != 0 && !runs_again(pending) {
-            c.event_inj = pending;
-        }
-        let hypercall = c.exit_code == exit::VMMCALL;
-        if posted {
-            self.unpost();
-        }
-        if hypercall {
-            self.exited_at = Some(Insn::Vmmcall);
-            return Exit::Hypercall;
-        }
-        self.reason()
-    }
-
-    /// Makes an external interrupt in EVENTINJ a virtual one (module docs).
-    fn post(&mut self) -> bool {
-        let c = self.state();
-        let inject = c.event_inj;
-        if inject & (event::VALID | event::TYPE_MASK) != event::VALID | event::TYPE_INTR
-            || c.intercepts[3] & intercept3::VINTR != 0
-        {
-            return false;
-        }
-        self.dirty |= clean::TPR;
-        let c = self.control();
-        c.event_inj = 0;
-        c.vintr = (c.vintr & !vintr::VECTOR_MASK)
-            | (inject & 0xff) << vintr::VECTOR_SHIFT
-            | vintr::V_IRQ
-            | vintr::V_PRIO_MAX
-            | vintr::V_IGN_TPR;
-        true
-    }
-
-    /// After the exit: takes the virtual interrupt back, into EVENTINJ if the guest has not begun to take it.
-    fn unpost(&mut self) {
-        self.dirty |= clean::TPR;
-        let c = self.control();
-        let vector = (c.vintr & vintr::VECTOR_MASK) >> vintr::VECTOR_SHIFT;
-        if c.vintr & vintr::V_IRQ != 0 && c.exit_int_info & event::VALID == 0 {
-            c.event_inj = vector | event::TYPE_INTR | event::VALID;
-        }
-        c.vintr &= !(vintr::VECTOR_MASK | vintr::V_IRQ | vintr::V_PRIO_MAX | vintr::V_IGN_TPR);
+    /// These groups of the VMCB have been written.
+    #[inline]
+    fn soil(&mut self, groups: u32) {
+        self.control().clean &= !groups;
     }
 
     /// Translates the exit code.
@@ -335,7 +266,7 @@ impl Vcpu {
     }
 
     /// Ends the hypercall that a caller of this width has made: its result, and the step over it.
-    #[inline]
+    #[inline(always)]
     pub fn finish_hypercall(&mut self, width: Width, value: i64, p2m: &P2m, guard: &Guard) {
         let value = value.cast_unsigned();
         let (wide, next_rips, verified) = (width == Width::Bits64, self.next_rips, self.hypercall_at);
@@ -347,9 +278,16 @@ impl Vcpu {
         } else if wide && verified == (c.rip, c.cr3) {
             c.rip = c.rip.wrapping_add(3);
         } else {
-            return self.advance(p2m, guard);
+            return self.advance_hypercall(p2m, guard);
         }
         c.interrupt_shadow = 0;
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn advance_hypercall(&mut self, p2m: &P2m, guard: &Guard) {
+        self.exited_at = Some(Insn::Vmmcall);
+        self.advance(p2m, guard);
     }
 
     /// Steps over the instruction of the last exit.
@@ -427,7 +365,7 @@ impl Vcpu {
     pub fn set_cr8(&mut self, class: u8) {
         let c = self.control();
         c.vintr = (c.vintr & !0xff) | u64::from(class & 0xf);
-        self.dirty |= clean::TPR;
+        self.soil(clean::TPR);
     }
 
     /// CR4, for CPUID's OSXSAVE.
@@ -520,7 +458,7 @@ impl Vcpu {
 
     /// Asks for (or takes back the wish for) an exit as soon as the guest can take an interrupt.
     pub fn request_window(&mut self, on: bool) {
-        self.dirty |= clean::INTERCEPTS | clean::TPR;
+        self.soil(clean::INTERCEPTS | clean::TPR);
         let c = self.control();
         if on {
             c.intercepts[3] |= intercept3::VINTR;
@@ -541,19 +479,23 @@ impl Vcpu {
             };
     }
 
-    /// The hypercall the guest makes: its number and arguments, in the caller's ABI.
+    /// The number of the hypercall the guest makes.
     #[must_use]
     #[inline]
-    pub fn hypercall_args(&self, width: Width) -> (u32, [u64; 6]) {
+    #[expect(clippy::cast_possible_truncation, reason = "EAX is the number")]
+    pub fn hypercall_number(&self) -> u32 {
+        self.state().rax as u32
+    }
+
+    /// The arguments of the hypercall the guest makes, in the caller's ABI: cut to 32 bits for a 32-bit caller.
+    #[must_use]
+    #[inline]
+    pub fn hypercall_args(&self, width: Width) -> [u64; 6] {
         let g = &self.switched.gprs;
-        let rax = self.state().rax;
-        #[expect(clippy::cast_possible_truncation, reason = "EAX is the number")]
-        let nr = rax as u32;
-        let args = match width {
+        match width {
             Width::Bits64 => [g.rdi, g.rsi, g.rdx, g.r10, g.r8, g.r9],
             Width::Bits32 => [g.rbx, g.rcx, g.rdx, g.rsi, g.rdi, g.rbp].map(|value| value & 0xffff_ffff),
-        };
-        (nr, args)
+        }
     }
 
     /// Replaces a hypercall's arguments, for its continuation: RIP stays at the VMMCALL.
@@ -599,7 +541,7 @@ impl Vcpu {
             return false;
         }
         c.efer = (value & !EFER_LMA) | (c.efer & EFER_LMA) | EFER_SVME;
-        self.dirty |= clean::CRX;
+        self.soil(clean::CRX);
         true
     }
 
@@ -615,7 +557,7 @@ impl Vcpu {
         let valid = value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7));
         if valid {
             self.control().g_pat = value;
-            self.dirty |= clean::NP;
+            self.soil(clean::NP);
         }
         valid
     }

@@ -7,7 +7,8 @@
 //!
 //! The global interrupt flag is clear from before the guest's registers are in until after they are out,
 //! so no NMI or interrupt sees a mixture. RFLAGS.IF is set under it because with V_INTR_MASKING the host's flag
-//! at VMRUN decides whether a physical interrupt ends guest mode; it is clear again before GIF is set.
+//! at VMRUN decides whether a physical interrupt ends guest mode; it is clear again before GIF is set. The other
+//! flags, DF among them, come back with the host's RFLAGS at the exit (15.6).
 
 use core::mem::offset_of;
 
@@ -89,7 +90,6 @@ pub unsafe extern "sysv64" fn enter(switched: *mut Switched, vmcb_pa: u64, host_
         "stmxcsr [rdi + {mxcsr}]",
         "ldmxcsr [rip + {host_mxcsr}]",
         "add rsp, 16",
-        "cld",
         "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp",
         "ret",
         mxcsr = const offset_of!(Switched, mxcsr),

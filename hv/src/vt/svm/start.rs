@@ -22,7 +22,7 @@ impl Vcpu {
         c.rip = u64::from(at.entry);
         c.rsp = 0;
         c.rax = 0;
-        self.dirty = clean::ALL;
+        self.soil(clean::ALL);
     }
 
     /// Where a startup IPI starts a vCPU: in real mode, at the beginning of a page below 1 MiB, everything else
@@ -50,7 +50,7 @@ impl Vcpu {
         c.event_inj = 0;
         c.interrupt_shadow = 0;
         c.vintr &= !0xff;
-        self.dirty = clean::ALL;
+        self.soil(clean::ALL);
     }
 
     /// Where `VCPUOP_initialise` starts a 32-bit vCPU. False, and nothing changed, when the state is none
@@ -100,7 +100,7 @@ impl Vcpu {
         c.rip = u64::from(from.eip);
         c.rsp = esp;
         c.rax = eax;
-        self.dirty = clean::ALL;
+        self.soil(clean::ALL);
         true
     }
 
@@ -128,7 +128,7 @@ impl Vcpu {
         c.rip = from.rip;
         c.rsp = rsp;
         c.rax = rax;
-        self.dirty = clean::ALL;
+        self.soil(clean::ALL);
         true
     }
 }

@@ -159,7 +159,8 @@ fn arguments_are_where_each_abi_puts_them() {
         ..Gprs::default()
     };
     vcpu.set_rax(0xdead_0000_0014);
-    assert_eq!(vcpu.hypercall_args(Width::Bits32), (20, [1, 2, 3, 4, 5, 6]));
+    assert_eq!(vcpu.hypercall_number(), 20);
+    assert_eq!(vcpu.hypercall_args(Width::Bits32), [1, 2, 3, 4, 5, 6]);
     vcpu.finish_hypercall(Width::Bits32, -38, &p2m, &guard);
     assert_eq!(vcpu.rax(), 0xffff_ffda);
     let long = X86_64 { rip: 0x1000, cr0: 0x8000_0001, cr4: 0x20, efer: 0x500, ..long_state() };
@@ -169,9 +170,9 @@ fn arguments_are_where_each_abi_puts_them() {
     *vcpu.gprs_mut() = gprs;
     vcpu.set_rax(20);
     assert_eq!(vcpu.width(), Width::Bits64);
-    assert_eq!(vcpu.hypercall_args(Width::Bits64), (20, [10, 11, 3, 9, 7, 8]));
+    assert_eq!(vcpu.hypercall_args(Width::Bits64), [10, 11, 3, 9, 7, 8]);
     vcpu.set_hypercall_args([21, 22, 23, 24, 25, 26]);
-    assert_eq!(vcpu.hypercall_args(Width::Bits64).1, [21, 22, 23, 24, 25, 26]);
+    assert_eq!(vcpu.hypercall_args(Width::Bits64), [21, 22, 23, 24, 25, 26]);
     vcpu.finish_hypercall(Width::Bits64, -38, &p2m, &guard);
     assert_eq!(vcpu.rax(), (-38i64).cast_unsigned());
 }

@@ -57,7 +57,7 @@ pub struct XState {
     debug: [u64; 4],
     /// The guest's TSC_AUX.
     pub tsc_aux: u64,
-    /// XCR0 in root mode; 0 when the CPU has no XSAVE.
+    /// XCR0 in root mode; without XSAVE what every guest has, so that they never differ.
     host: u64,
     /// XSETBV is not intercepted (see [`XState::leave_guest`]).
     unseen: bool,
@@ -67,8 +67,8 @@ impl XState {
     /// The state after reset.
     pub fn new() -> Option<Self> {
         let area = frames::alloc(0, Owner::Hypervisor)?;
-        let host = if offered() == 0 { 0 } else { host_value() };
-        let unseen = host != 0 && !cpu::features().nrips;
+        let host = if offered() == 0 { X87 } else { host_value() };
+        let unseen = offered() != 0 && !cpu::features().nrips;
         let state = Self { area, xcr0: X87, debug: [0; 4], tsc_aux: 0, host, unseen };
         // FCW after FNINIT; an XSAVE header of zero makes XRSTOR initialise the rest.
         let at = state.at();
@@ -115,25 +115,24 @@ impl XState {
         }
     }
 
-    /// Just before entering the guest, whose CR4 that is: its XCR0, where it differs from ours. The result is for
-    /// [`XState::leave_guest`].
+    /// Whether a guest whose CR4 that is can be entered with our XCR0.
     ///
     /// With CR4.OSXSAVE clear nothing in the guest depends on XCR0, and XSETBV is dear (under another hypervisor
     /// it exits), so ours stays. Should the guest set OSXSAVE then, it sees until its next exit a value it is
     /// offered and has not asked for, where a real CPU shows the one of reset.
     #[inline]
-    pub fn enter_guest(&self, cr4: u64) -> bool {
-        let matters = cr4 & CR4_OSXSAVE != 0 || self.unseen;
-        let differs = matters && self.host != 0 && self.xcr0 != self.host;
-        if differs {
-            // SAFETY: XSAVE is on, and the value was checked by `valid_xcr0`, is the one of reset, or was this
-            // CPU's already.
-            unsafe { set_xcr0(self.xcr0) };
-        }
-        differs
+    pub fn fits_host(&self, cr4: u64) -> bool {
+        self.xcr0 == self.host || (cr4 & CR4_OSXSAVE == 0 && !self.unseen)
     }
 
-    /// Just after: ours again.
+    /// Just before entering a guest that ours does not fit: its XCR0.
+    pub fn enter_guest(&self) {
+        // SAFETY: it differs from ours, so XSAVE is on, and the value was checked by `valid_xcr0`, is the one of
+        // reset, or was this CPU's already.
+        unsafe { set_xcr0(self.xcr0) };
+    }
+
+    /// Just after entering a guest with ours, or, if `differed`, with its own: ours again.
     ///
     /// QEMU 7.2's TCG does not intercept XSETBV: the guest's runs by itself, so what it left is looked at, or the
     /// copy kernels would meet it. Such a machine is known by having XSAVE but no next-RIP saving, which every
@@ -143,8 +142,11 @@ impl XState {
         let mut differs = differed;
         if self.unseen {
             // SAFETY: XSAVE is on.
-            self.xcr0 = unsafe { xgetbv0() };
-            differs = self.xcr0 != self.host;
+            let left = unsafe { xgetbv0() };
+            differs = left != self.host;
+            if differs || differed {
+                self.xcr0 = left;
+            }
         }
         if differs {
             // SAFETY: the value the boot set.
