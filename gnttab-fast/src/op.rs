@@ -78,11 +78,12 @@ pub fn grant_table_op<H: Host, M: GuestMemory>(
     if count > i32::MAX.cast_unsigned() || (cmd & !op::MASK != 0 && cmd & op::MASK != op::CACHE_FLUSH) {
         return Outcome::Failed(Errno::Invalid);
     }
+    // What is called most, and for the least, does not wait for the table of all.
+    if cmd == op::COPY && width == Width::Bits64 {
+        return array::<abi::Copy>(copy::copy::<_, _, CopyCells>(host, &mut Args::new(memory, args), count));
+    }
     match (cmd & op::MASK, width) {
-        (op::COPY, Width::Bits64) => {
-            array::<abi::Copy>(copy::copy::<_, _, CopyCells>(host, &mut Args::new(memory, args), count))
-        }
-        (op::COPY, Width::Bits32) => array::<compat::Copy>(copy::copy::<_, _, CompatCopyCells>(
+        (op::COPY, _) => array::<compat::Copy>(copy::copy::<_, _, CompatCopyCells>(
             host,
             &mut Args::new(memory, args),
             count,

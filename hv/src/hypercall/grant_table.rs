@@ -315,23 +315,32 @@ impl Host for View<'_> {
 /// result; so an array that cannot be written faults before its first element is done (XSA-98).
 struct Arguments<'a> {
     space: GuestSpace<'a>,
-    /// The last two pages walked, the later first: an element may straddle them.
-    pages: [Option<(u64, GuestPage<'a>)>; 2],
+    /// The numbers of the last two pages walked, the later first: an element may straddle them.
+    bases: [u64; 2],
+    pages: [Option<GuestPage<'a>>; 2],
 }
+
+/// No page has this number.
+const NO_PAGE: u64 = u64::MAX;
 
 impl<'a> Arguments<'a> {
     fn new(space: GuestSpace<'a>) -> Self {
-        Self { space, pages: [None; 2] }
+        Self { space, bases: [NO_PAGE; 2], pages: [None; 2] }
     }
 
     /// The page at a linear address, and the offset in it.
     #[inline]
     fn page(&mut self, address: u64) -> Result<(GuestPage<'a>, usize), Fault> {
         let (base, offset) = (address >> PAGE_SHIFT, in_page(address));
-        match self.pages {
-            [Some((at, page)), _] | [_, Some((at, page))] if at == base => Ok((page, offset)),
-            _ => self.walk(address, base).map(|page| (page, offset)),
-        }
+        let ([last, before], [page, page_before]) = (self.bases, self.pages);
+        let known = if last == base {
+            page
+        } else if before == base {
+            page_before
+        } else {
+            Some(self.walk(address, base)?)
+        };
+        Ok((known.ok_or(Fault)?, offset))
     }
 
     /// Reads what is not aligned or straddles pages.
@@ -361,9 +370,10 @@ impl<'a> Arguments<'a> {
     }
 
     #[cold]
+    #[inline(never)]
     fn walk(&mut self, address: u64, base: u64) -> Result<GuestPage<'a>, Fault> {
-        let page = self.space.page(address, Access::Write).map_err(|_| Fault)?;
-        self.pages = [Some((base, page)), self.pages[0]];
+        let page = self.space.page_here(address, Access::Write).map_err(|_| Fault)?;
+        (self.bases, self.pages) = ([base, self.bases[0]], [Some(page), self.pages[0]]);
         Ok(page)
     }
 }
@@ -403,7 +413,22 @@ impl GuestMemory for Arguments<'_> {
 
 /// The hypercall.
 pub fn op(call: &mut Call<'_>) -> Outcome {
-    let [cmd, args, count, rest @ ..] = call.args();
+    let [cmd, ..] = call.args();
+    if low32(cmd) == ops::SET_VERSION { set_version(call) } else { carry_out(call) }
+}
+
+/// Status frames come and go with the version.
+#[cold]
+#[inline(never)]
+fn set_version(call: &mut Call<'_>) -> Outcome {
+    let domain = call.domain;
+    let _physmap = domain.memory_lock.lock();
+    carry_out(call)
+}
+
+#[inline(always)]
+fn carry_out(call: &mut Call<'_>) -> Outcome {
+    let [cmd, args, count, ..] = call.args();
     let (cmd_word, count_word) = (low32(cmd), low32(count));
     if ALLOWED.checked_shr(cmd_word).is_none_or(|bits| bits & 1 == 0) {
         return Outcome::Done(Errno::ENOSYS.ret());
@@ -414,8 +439,6 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         vt::Width::Bits64 => gnttab_fast::Width::Bits64,
         vt::Width::Bits32 => gnttab_fast::Width::Bits32,
     };
-    // Status frames come and go with the version.
-    let _physmap = (cmd_word == ops::SET_VERSION).then(|| call.domain.memory_lock.lock());
     let outcome = grant_table_op(&view, &mut memory, width, cmd_word, args, count_word);
     let elements = match outcome {
         gnttab_fast::Outcome::Done => count_word,
@@ -423,14 +446,11 @@ pub fn op(call: &mut Call<'_>) -> Outcome {
         gnttab_fast::Outcome::Failed(_) => 0,
     };
     tally(call.domain, cmd_word, elements, view.copied.get());
-    if cmd_word == ops::SETUP_TABLE {
-        limits::look(call.domain);
-    }
     match outcome {
         gnttab_fast::Outcome::Done => Outcome::Done(0),
         gnttab_fast::Outcome::Failed(errno) => Outcome::Done(-i64::from(errno.code())),
         gnttab_fast::Outcome::Again { bytes, elements } => {
-            let [a, b, c] = rest;
+            let [_, _, _, a, b, c] = call.args();
             call.again([cmd, args.wrapping_add(bytes), u64::from(count_word - elements), a, b, c])
         }
     }
@@ -448,17 +468,20 @@ pub fn told_by_cpuid(domain: &Domain) -> vt::capabilities::Grants {
     }
 }
 
+#[inline(always)]
 fn tally(domain: &Domain, cmd: u32, elements: u32, bytes: u64) {
     let counters = &domain.counters;
     let elements = u64::from(elements);
-    match cmd {
-        ops::COPY => {
-            counters.grant_copies.add(elements);
-            counters.grant_copy_bytes.add(bytes);
-        }
-        ops::MAP_GRANT_REF => counters.grant_maps.add(elements),
-        ops::UNMAP_GRANT_REF => counters.grant_unmaps.add(elements),
-        _ => (),
+    // The shortest of them first.
+    if cmd == ops::COPY {
+        counters.grant_copies.add(elements);
+        counters.grant_copy_bytes.add(bytes);
+    } else if cmd == ops::MAP_GRANT_REF {
+        counters.grant_maps.add(elements);
+    } else if cmd == ops::UNMAP_GRANT_REF {
+        counters.grant_unmaps.add(elements);
+    } else if cmd == ops::SETUP_TABLE {
+        limits::look(domain);
     }
 }
 

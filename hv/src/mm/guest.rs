@@ -386,7 +386,17 @@ impl<'a> GuestSpace<'a> {
     ///
     /// # Errors
     /// When the guest's tables or the p2m do not allow it.
+    #[inline(never)]
     pub fn page(&self, linear: u64, access: Access) -> Result<GuestPage<'a>, Fault> {
+        self.page_here(linear, access)
+    }
+
+    /// [`GuestSpace::page`], to stand where it is called.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    pub fn page_here(&self, linear: u64, access: Access) -> Result<GuestPage<'a>, Fault> {
         self.frame(Gfn(self.walk(linear, access)? >> PAGE_SHIFT), access)
     }
 
@@ -490,7 +500,7 @@ impl<'a> GuestSpace<'a> {
             if canonical.cast_unsigned() != linear {
                 return Err(Fault);
             }
-            return self.walk_wide(cr3 & PTE_FRAME, 3, linear, access);
+            return self.walk_wide::<true>(cr3 & PTE_FRAME, linear, access);
         }
         self.walk_32(linear & 0xffff_ffff, access)
     }
@@ -509,40 +519,67 @@ impl<'a> GuestSpace<'a> {
         if entry & PTE_PRESENT == 0 {
             return Err(Fault);
         }
-        self.walk_wide(entry & PTE_FRAME, 1, linear, access)
+        self.walk_wide::<false>(entry & PTE_FRAME, linear, access)
     }
 
-    /// Tables of 64-bit entries, from `level` (3: PML4, 1: page directory) down.
+    /// Tables of 64-bit entries, from a PML4 or, unless `LONG`, from a page directory down.
     #[inline(always)]
-    fn walk_wide(&self, root: u64, level: u32, linear: u64, access: Access) -> Result<u64, Fault> {
+    fn walk_wide<const LONG: bool>(&self, root: u64, linear: u64, access: Access) -> Result<u64, Fault> {
         let mut table = root;
-        let mut shift = PAGE_SHIFT + 9 * level;
         // Rights that all levels have.
         let mut rights = PTE_WRITE;
-        let (page, slot, entry) = loop {
-            let page = self.frame(Gfn(table >> PAGE_SHIFT), Access::Read)?;
-            let slot = page.entry(linear >> shift);
-            let entry = slot.load(Ordering::Acquire);
+        if LONG {
+            let (page, slot, entry) = self.entry::<3>(table, linear)?;
+            // Level 3 has no leaves.
+            if entry & PTE_LARGE != 0 {
+                return Err(Fault);
+            }
             rights &= entry;
-            if shift == PAGE_SHIFT || entry & PTE_LARGE != 0 {
-                break (page, slot, entry);
+            table = below(&page, slot, entry)?;
+            let (page, slot, entry) = self.entry::<2>(table, linear)?;
+            rights &= entry;
+            if entry & PTE_LARGE != 0 {
+                return self.leaf::<2>(&page, slot, (entry, rights), linear, access);
             }
-            if entry & (PTE_PRESENT | PTE_ACCESSED) != PTE_PRESENT | PTE_ACCESSED {
-                if entry & PTE_PRESENT == 0 {
-                    return Err(Fault);
-                }
-                mark(&page, slot, entry, PTE_ACCESSED);
-            }
-            table = entry & PTE_FRAME;
-            shift -= 9;
-        };
-        // Level 3 has no leaves.
-        if entry & PTE_PRESENT == 0 || shift > PAGE_SHIFT + 18 {
+            table = below(&page, slot, entry)?;
+        }
+        let (page, slot, entry) = self.entry::<1>(table, linear)?;
+        rights &= entry;
+        if entry & PTE_LARGE != 0 {
+            return self.leaf::<1>(&page, slot, (entry, rights), linear, access);
+        }
+        let (page, slot, entry) = self.entry::<0>(below(&page, slot, entry)?, linear)?;
+        self.leaf::<0>(&page, slot, (entry, rights & entry), linear, access)
+    }
+
+    /// The entry for `linear` in the table at `table`, of level `LEVEL`.
+    #[inline(always)]
+    fn entry<const LEVEL: u32>(
+        &self,
+        table: u64,
+        linear: u64,
+    ) -> Result<(GuestPage<'a>, &'a AtomicU64, u64), Fault> {
+        let page = self.frame(Gfn(table >> PAGE_SHIFT), Access::Read)?;
+        let slot = page.entry(linear >> (PAGE_SHIFT + 9 * LEVEL));
+        Ok((page, slot, slot.load(Ordering::Acquire)))
+    }
+
+    /// The end of a walk: the leaf of level `LEVEL` at `slot` of `page`, and the rights that all levels have.
+    #[inline(always)]
+    fn leaf<const LEVEL: u32>(
+        &self,
+        page: &GuestPage<'_>,
+        slot: &AtomicU64,
+        (entry, rights): (u64, u64),
+        linear: u64,
+        access: Access,
+    ) -> Result<u64, Fault> {
+        if entry & PTE_PRESENT == 0 {
             return Err(Fault);
         }
         self.may(rights != 0, access)?;
-        mark(&page, slot, entry, marks(true, access));
-        let within = (1 << shift) - 1;
+        mark(page, slot, entry, marks(true, access));
+        let within = (1 << (PAGE_SHIFT + 9 * LEVEL)) - 1;
         Ok((entry & PTE_FRAME & !within) | (linear & within))
     }
 
@@ -604,6 +641,18 @@ fn mark(page: &GuestPage<'_>, slot: &AtomicU64, entry: u64, bits: u64) {
     if entry & bits != bits && page.writable() {
         let _ = slot.compare_exchange(entry, entry | bits, Ordering::AcqRel, Ordering::Relaxed);
     }
+}
+
+/// The table that an entry of a table above points to.
+#[inline(always)]
+fn below(page: &GuestPage<'_>, slot: &AtomicU64, entry: u64) -> Result<u64, Fault> {
+    if entry & (PTE_PRESENT | PTE_ACCESSED) != PTE_PRESENT | PTE_ACCESSED {
+        if entry & PTE_PRESENT == 0 {
+            return Err(Fault);
+        }
+        mark(page, slot, entry, PTE_ACCESSED);
+    }
+    Ok(entry & PTE_FRAME)
 }
 
 /// The bits the hardware would set.

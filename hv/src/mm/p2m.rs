@@ -245,9 +245,16 @@ impl P2m {
     #[must_use]
     #[inline(always)]
     pub fn frame(&self, gfn: Gfn) -> Option<(Mfn, bool)> {
-        let (entry, offset) = self.leaf(gfn);
-        // Only writable kinds have the bit.
-        (entry & PRESENT != 0).then(|| (Mfn(frame_of(entry).0 + offset), entry & WRITE != 0))
+        let entry = self.pde(gfn).load(Ordering::Acquire);
+        // Only writable kinds have the bit, and only present leaves are large: most guest memory is.
+        if entry & LARGE != 0 {
+            return Some((Mfn(frame_of(entry).0 + (gfn.0 & 511)), entry & WRITE != 0));
+        }
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        let entry = slot(frame_of(entry), index_of(gfn, 0)).load(Ordering::Acquire);
+        (entry & PRESENT != 0).then(|| (frame_of(entry), entry & WRITE != 0))
     }
 
     /// The leaf that covers `gfn`, present or not, and where in it the gfn lies.
