@@ -137,6 +137,9 @@ pub trait Domains {
     fn domain(&self, id: DomId) -> Option<&Self::Domain>;
 }
 
+/// Where the domains of a host get pages that only the hypervisor sees.
+pub(crate) type OwnPages<H> = <<<H as Domains>::Domain as Domain>::Frames as Frames>::Own;
+
 /// One hypercall's view of the machine.
 pub trait Host: Domains {
     /// The domain that called. While `GNTTABOP_set_version` runs, the host lets nobody else put frames of its

@@ -12,7 +12,7 @@ use crate::active::{Pin, Pins};
 use crate::args::Args;
 use crate::cells::MapCells;
 use crate::grant::{Grant, Granter};
-use crate::host::{Domain, Domains, Fault, Frames, GuestMemory, Host, RanOut};
+use crate::host::{Domain, Fault, GuestMemory, Host, OwnPages, RanOut};
 use crate::op::Progress;
 use crate::status::Status;
 use crate::types::{DomId, Gfn, Gref, PAGE_SHIFT};
@@ -28,9 +28,8 @@ struct Mapped {
     dev_bus_addr: u64,
 }
 
-type OwnPages<H> = <<<H as Domains>::Domain as Domain>::Frames as Frames>::Own;
-
 /// The operation on `count` elements at the start of `args`.
+#[inline(never)]
 pub(crate) fn map<H: Host, M: GuestMemory>(
     host: &H,
     args: &mut Args<'_, M, MapCells>,
@@ -78,7 +77,7 @@ fn element<'h, H: Host>(
             Status::Okay
         }
         Err(status) => {
-            look_for_limit(host, &request, status);
+            look_for_limit(host, DomId(request.dom), Gref(request.gref), request.flags, status);
             status
         }
     };
@@ -113,21 +112,20 @@ fn map_one<'h, H: Host>(
             return Err(status);
         }
     };
-    let handle = host.caller().grants().maptrack().publish(reserved, &info);
+    let handle = handles.publish(reserved, &info);
     Ok(Mapped { handle: handle.raw(), dev_bus_addr: frame_address })
 }
 
 /// Tells if it was for want of handles or of pins that an element failed.
 #[cold]
 #[inline(never)]
-fn look_for_limit<H: Host>(host: &H, request: &MapGrantRef, status: Status) {
+fn look_for_limit<H: Host>(host: &H, granter: DomId, gref: Gref, flags: u32, status: Status) {
     let caller = host.caller();
     match status {
         Status::NoSpace => host.ran_out(caller, RanOut::Handles),
         Status::GeneralError => {
-            let Some(granter) = host.domain(DomId(request.dom)) else { return };
-            let gref = Gref(request.gref);
-            let pin = Pin::for_access(request.flags & map_flags::READONLY == 0);
+            let Some(granter) = host.domain(granter) else { return };
+            let pin = Pin::for_access(flags & map_flags::READONLY == 0);
             let full = |pins: Pins| pins.grantee == caller.id().0 && pins.at_limit(pin);
             if granter.grants().pins(gref).is_some_and(full) {
                 host.ran_out(granter, RanOut::Pins(gref));

@@ -116,8 +116,10 @@ impl Entry<'_> {
     /// Drops a pin of this entry, which is `gref` of `table`.
     #[inline(always)]
     pub(crate) fn unpin<F: Frames>(self, pin: Pin, table: &Table<F>, gref: Gref) {
-        self.active.unpin(pin, |version, bits| match version {
-            Version::V1 => self.shared.unmark(bits),
+        // Its own copies: the common case need not put them into memory.
+        let shared = self.shared;
+        self.active.unpin(pin, move |version, bits| match version {
+            Version::V1 => shared.unmark(bits),
             Version::V2 => table.unmark_v2(gref, bits),
         });
     }

@@ -14,13 +14,13 @@
 use crate::active::{Frame, Pin};
 use crate::args::Args;
 use crate::cells::UnmapCells;
-use crate::host::{Domain, Domains, Fault, GuestMemory, Host};
+use crate::host::{Domain, Domains, Fault, GuestMemory, Host, OwnPages};
 use crate::op::Progress;
 use crate::status::Status;
 use crate::table::{Entry, Window};
 use crate::types::{DomId, Gfn, Gref, PAGE_SHIFT};
 use arrayvec::ArrayVec;
-use maptrack::{Claim, Halves, Handle};
+use maptrack::{Claim, Claims, Halves, Handle};
 
 /// Elements to a TLB flush.
 pub const CHUNK: usize = 64;
@@ -100,6 +100,7 @@ impl<'h, S: Domains> Owners<'h, S> {
 }
 
 /// The operation on `count` elements at the start of `args`; with `REPLACES`, `unmap_and_replace`.
+#[inline(never)]
 pub(crate) fn unmap<H: Host, M: GuestMemory, const REPLACES: bool>(
     host: &H,
     args: &mut Args<'_, M, UnmapCells>,
@@ -135,7 +136,9 @@ fn chunk<'h, H: Host, M: GuestMemory, const REPLACES: bool>(
     out: &mut ArrayVec<Mapping<'h, H::Domain>, CHUNK>,
 ) -> Result<(), Fault> {
     let mut owners = Owners { last: None };
-    let mut one = |cell: &UnmapCells| match take_out::<H, REPLACES>(host, &mut owners, cell, out) {
+    let mut claims = host.caller().grants().maptrack().claims();
+    let mut one = |cell: &UnmapCells| match take_out::<H, REPLACES>(host, &mut owners, &mut claims, cell, out)
+    {
         Ok(()) => Status::Okay,
         Err(status) => status,
     };
@@ -170,6 +173,7 @@ fn complete<H: Host>(host: &H, out: &mut ArrayVec<Mapping<'_, H::Domain>, CHUNK>
 fn take_out<'h, H: Host, const REPLACES: bool>(
     host: &'h H,
     owners: &mut Owners<'h, H>,
+    claims: &mut Claims<'_, OwnPages<H>>,
     cell: &UnmapCells,
     out: &mut ArrayVec<Mapping<'h, H::Domain>, CHUNK>,
 ) -> Result<(), Status> {
@@ -179,7 +183,7 @@ fn take_out<'h, H: Host, const REPLACES: bool>(
     let caller = host.caller();
     let maptrack = caller.grants().maptrack();
     let asked = if host_addr == 0 { Halves::NONE } else { Halves::HOST };
-    let claim = maptrack.begin_unmap(Handle::from_raw(handle), asked).map_err(|_| Status::BadHandle)?;
+    let claim = claims.begin_unmap(Handle::from_raw(handle), asked).map_err(|_| Status::BadHandle)?;
     if claim.halves().is_empty() {
         maptrack.rollback(claim);
         // To the guest, a handle taken out earlier in the chunk is gone already.

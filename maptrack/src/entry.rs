@@ -46,7 +46,7 @@ const fn low16(word: u64) -> u16 {
     word as u16
 }
 
-fn info(word: u64, gfn: u64, halves: Halves) -> MapInfo {
+pub(crate) const fn info(word: u64, gfn: u64, halves: Halves) -> MapInfo {
     MapInfo {
         domid: low16(word >> DOMID_SHIFT),
         gref: low32(word >> GREF_SHIFT),
@@ -107,6 +107,25 @@ impl Entry<'_> {
     /// Claims those of the halves `asked` that are mapped.
     #[inline]
     pub(crate) fn claim(self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
+        let word = self.word.load(Ordering::Acquire);
+        // The usual: of this generation, with all that is asked for mapped and unclaimed. One comparison.
+        let (bits, busy_bits) = (asked.bits(), asked.bits() << BUSY_SHIFT);
+        let of_life = GENERATION_MASK << GENERATION_SHIFT;
+        let wanted = u64::from(handle.generation()) << GENERATION_SHIFT | bits;
+        if bits != 0 && word & (of_life | bits | busy_bits) == wanted {
+            let claimed =
+                self.word.compare_exchange(word, word | busy_bits, Ordering::AcqRel, Ordering::Relaxed);
+            if claimed.is_ok() {
+                return Ok(self.claimed(handle, word, asked));
+            }
+        }
+        self.claim_what_is(handle, asked)
+    }
+
+    /// [`Entry::claim`] where not all is as usual, or another CPU is at the entry too.
+    #[cold]
+    #[inline(never)]
+    fn claim_what_is(self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
         let mut word = self.word.load(Ordering::Acquire);
         for _ in 0..CLAIM_TRIES {
             let live = mapped(word);
@@ -120,16 +139,19 @@ impl Entry<'_> {
             let new = word | take.bits() << BUSY_SHIFT;
             // With nothing to take the exchange changes nothing, and still proves that the pair read is true.
             match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
-                // A mapped half keeps the second word as it is. If nothing was taken it may move on, but
-                // then nobody acts on it.
-                Ok(_) => {
-                    let gfn = self.aux.load(Ordering::Relaxed);
-                    return Ok(Claim { handle, info: info(word, gfn, take) });
-                }
+                Ok(_) => return Ok(self.claimed(handle, word, take)),
                 Err(now) => word = now,
             }
         }
         Err(BadHandle)
+    }
+
+    /// The claim just made of the halves `take` of an entry that was `word`.
+    #[inline]
+    fn claimed(self, handle: Handle, word: u64, take: Halves) -> Claim {
+        // A mapped half keeps the second word as it is. If nothing was taken it may move on, but then nobody acts on it.
+        let gfn = self.aux.load(Ordering::Relaxed);
+        Claim { handle, word: word & !Halves::BOTH.bits() | take.bits(), gfn }
     }
 
     /// Drops the claimed halves. True if none is left: the entry is now the caller's alone.

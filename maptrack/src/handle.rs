@@ -147,8 +147,9 @@ impl Reserved {
 #[must_use]
 pub struct Claim {
     pub(crate) handle: Handle,
-    /// `info.halves` are the halves claimed, not those mapped.
-    pub(crate) info: MapInfo,
+    /// The first word of the entry as the claim found it, but with the halves claimed as those mapped.
+    pub(crate) word: u64,
+    pub(crate) gfn: u64,
 }
 
 impl Claim {
@@ -162,13 +163,14 @@ impl Claim {
     /// and leaves the handle as it was (XSA-394).
     #[must_use]
     pub const fn halves(&self) -> Halves {
-        self.info.halves
+        Halves::from_bits(self.word)
     }
 
     /// What the handle records. Its `halves` are the claimed ones.
     #[must_use]
+    #[inline]
     pub const fn info(&self) -> MapInfo {
-        self.info
+        crate::entry::info(self.word, self.gfn, self.halves())
     }
 }
 

@@ -44,11 +44,28 @@ use crossbeam_utils::CachePadded;
 use list::Depot;
 use magazine::Magazine;
 use primitive::{AtomicU32, Ordering};
-use store::Store;
+use store::{Near, Store};
 
 pub use handle::{BadHandle, Claim, Halves, Handle, MapInfo, NoSpace, Reserved};
 pub use magazine::Local;
 pub use store::{ENTRIES_PER_PAGE, HeapPages, MAX_PAGES, Page, PageSource, index_nospec, min_nospec};
+
+/// Claims of a batch: it remembers where the last handle was.
+pub struct Claims<'a, S: PageSource> {
+    store: &'a Store<S>,
+    near: Near<'a>,
+}
+
+impl<S: PageSource> Claims<'_, S> {
+    /// See [`Maptrack::begin_unmap`].
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn begin_unmap(&mut self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
+        self.store.entry_near(&mut self.near, handle.index()).ok_or(BadHandle)?.claim(handle, asked)
+    }
+}
 
 /// The grant handles of one domain.
 pub struct Maptrack<S: PageSource> {
@@ -113,7 +130,14 @@ impl<S: PageSource> Maptrack<S> {
     /// yet), or if another unmap holds one of these halves.
     #[inline]
     pub fn begin_unmap(&self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
-        self.store.entry(handle.index()).ok_or(BadHandle)?.claim(handle, asked)
+        self.claims().begin_unmap(handle, asked)
+    }
+
+    /// For [`begin_unmap`](Self::begin_unmap) of a batch.
+    #[inline]
+    #[must_use]
+    pub fn claims(&self) -> Claims<'_, S> {
+        Claims { store: &self.store, near: Near::default() }
     }
 
     /// Drops the claimed halves, once nothing reaches the frame through them any more, and frees the handle

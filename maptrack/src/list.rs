@@ -11,7 +11,7 @@
 
 use crate::entry::low32;
 use crate::primitive::{AtomicU64, Ordering};
-use crate::store::{Entry, PageSource, Store};
+use crate::store::{Entry, Near, PageSource, Store};
 
 /// Entries in a full list: what a magazine trades with the depot. Two batches of 32 (one unmap chunk).
 pub(crate) const LIST_LEN: u32 = if cfg!(loom) { 2 } else { 64 };
@@ -63,13 +63,23 @@ impl List {
     }
 
     /// Takes the head and its index.
-    #[inline]
+    #[cfg(all(test, loom))]
     pub(crate) fn pop<'s, S: PageSource>(&mut self, store: &'s Store<S>) -> Option<(u32, Entry<'s>)> {
+        self.pop_near(store, &mut Near::default())
+    }
+
+    /// Takes the head and its index.
+    #[inline]
+    pub(crate) fn pop_near<'s, S: PageSource>(
+        &mut self,
+        store: &'s Store<S>,
+        near: &mut Near<'s>,
+    ) -> Option<(u32, Entry<'s>)> {
         if self.is_empty() {
             return None;
         }
         let index = low32(self.head() - 1);
-        let entry = store.own_entry(index);
+        let entry = store.own_entry_near(near, index);
         let next = entry.aux.load(Ordering::Relaxed) & LINK_MASK;
         self.0 = (self.0 & !LINK_MASK) - LEN_ONE + next;
         Some((index, entry))

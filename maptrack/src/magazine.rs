@@ -10,10 +10,10 @@
 //! first lets go of its own and then locks in the order of CPU numbers. So no cycle.
 
 use crate::Maptrack;
-use crate::handle::{Claim, Handle, NoSpace, Reserved};
+use crate::handle::{Claim, Handle, MapInfo, NoSpace, Reserved};
 use crate::list::{LIST_LEN, List};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering, spin_loop};
-use crate::store::{Entry, PageSource, Store};
+use crate::store::{Entry, Near, PageSource, Store};
 
 /// Lost races for fresh entries after which a CPU stops trying without exclusion.
 const CARVE_TRIES: u32 = 4;
@@ -109,6 +109,7 @@ pub struct Local<'a, S: PageSource> {
     magazine: &'a Magazine,
     /// The magazine's active list while it is held: in registers, written back when it is let go.
     active: List,
+    near: Near<'a>,
     cpu: u32,
 }
 
@@ -117,7 +118,7 @@ impl<'a, S: PageSource> Local<'a, S> {
     pub(crate) fn new(table: &'a Maptrack<S>, cpu: u32) -> Self {
         let magazine: &Magazine = &table.magazines[cpu as usize];
         magazine.lock(cpu);
-        Self { table, magazine, active: magazine.active(), cpu }
+        Self { table, magazine, active: magazine.active(), near: Near::default(), cpu }
     }
 
     /// Takes a free handle.
@@ -129,7 +130,7 @@ impl<'a, S: PageSource> Local<'a, S> {
         if self.active.is_empty() {
             self.active = refill(self.table, self.magazine, self.cpu);
         }
-        let (index, entry) = self.active.pop(&self.table.store).ok_or(NoSpace)?;
+        let (index, entry) = self.active.pop_near(&self.table.store, &mut self.near).ok_or(NoSpace)?;
         Ok(Reserved(Handle::new(index, entry.generation())))
     }
 
@@ -137,13 +138,23 @@ impl<'a, S: PageSource> Local<'a, S> {
     #[inline]
     pub fn free(&mut self, reserved: Reserved) {
         let Reserved(handle) = reserved;
-        self.put(handle, self.table.store.own_entry(handle.index()));
+        let entry = self.table.store.own_entry_near(&mut self.near, handle.index());
+        self.put(handle, entry);
+    }
+
+    /// Makes a reserved handle live; see [`Maptrack::publish`].
+    #[inline]
+    pub fn publish(&mut self, reserved: Reserved, info: &MapInfo) -> Handle {
+        debug_assert!(!info.halves.is_empty());
+        let Reserved(handle) = reserved;
+        self.table.store.own_entry_near(&mut self.near, handle.index()).publish(handle, info);
+        handle
     }
 
     /// Ends an unmap; see [`Maptrack::finish_unmap`].
     #[inline]
     pub fn finish_unmap(&mut self, claim: Claim) -> bool {
-        let entry = self.table.store.own_entry(claim.handle().index());
+        let entry = self.table.store.own_entry_near(&mut self.near, claim.handle().index());
         let last = entry.finish(&claim);
         if last {
             self.put(claim.handle(), entry);

@@ -184,23 +184,17 @@ impl gnttab_fast::Domain for Domain {
 
     #[inline(always)]
     fn map_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
-        let old = self
-            .p2m
-            .set_if(gfn, mfn, kind_of(writable), |old| old.is_none_or(|old| !is_grant(old.kind)))
-            .map_err(|_| Refused)?;
-        if let Some(old) = old {
-            mapped_over(self, gfn, old);
+        if self.p2m.set_vacant(gfn, mfn, kind_of(writable)) {
+            Ok(())
+        } else {
+            map_over(self, gfn, mfn, writable)
         }
-        Ok(())
     }
 
     #[inline(always)]
     fn unmap_frame(&self, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
-        let kind = kind_of(writable);
-        match self.p2m.clear_if(gfn, |entry| entry.mfn == mfn && entry.kind == kind) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) | Err(_) => Err(Refused),
-        }
+        // Grants are mapped by leaves of their own.
+        if self.p2m.clear_exactly(gfn, mfn, kind_of(writable)) { Ok(()) } else { Err(Refused) }
     }
 
     fn flush(&self) {
@@ -217,9 +211,14 @@ impl gnttab_fast::Domain for Domain {
     }
 }
 
-/// The guest maps a grant over something of its own: that is gone, once no CPU reaches it any more.
+/// The guest maps a grant where there is no table yet, or over something of its own: that is gone, once no CPU
+/// reaches it any more.
 #[cold]
-fn mapped_over(domain: &Domain, gfn: Gfn, old: P2mEntry) {
+#[inline(never)]
+fn map_over(domain: &Domain, gfn: Gfn, mfn: Mfn, writable: bool) -> Result<(), Refused> {
+    let allowed = |old: Option<P2mEntry>| old.is_none_or(|old| !is_grant(old.kind));
+    let old = domain.p2m.set_if(gfn, mfn, kind_of(writable), allowed).map_err(|_| Refused)?;
+    let Some(old) = old else { return Ok(()) };
     tlb::flush_domain(&domain.tlb);
     match old.kind {
         P2mKind::Foreign => foreign_removed(old.mfn),
@@ -232,6 +231,7 @@ fn mapped_over(domain: &Domain, gfn: Gfn, old: P2mEntry) {
             frames::put_ref(old.mfn);
         }
     }
+    Ok(())
 }
 
 const fn kind_of(writable: bool) -> P2mKind {

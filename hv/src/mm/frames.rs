@@ -148,9 +148,13 @@ fn entry(mfn: Mfn) -> Option<&'static Frame> {
     if index >= len {
         return None;
     }
-    // SAFETY: `init` stored a pointer to that many initialised entries which live for ever; they hold
-    // atomics only.
-    Some(unsafe { &*TABLE.0.load(Ordering::Relaxed).add(index) })
+    let table = TABLE.0.load(Ordering::Relaxed);
+    // SAFETY: there is a length, so `init` stored a pointer to that many initialised entries which live for ever; they
+    // hold atomics only.
+    unsafe {
+        core::hint::assert_unchecked(!table.is_null());
+        Some(&*table.add(index))
+    }
 }
 
 /// An entry that is known to exist: its number came from the table's own lists.
@@ -358,12 +362,12 @@ pub fn owner(mfn: Mfn) -> Option<Owner> {
 #[inline]
 pub fn get_ref(mfn: Mfn, domain: DomId) -> bool {
     let Some(frame) = entry(mfn) else { return false };
+    // Kind, order and domain in one comparison: only free blocks have an order.
+    let theirs = State::new(Kind::Domain, 0, domain.0, 0).0 >> 32;
     frame
         .state
         .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
-            let state = State(word);
-            let takes = state.kind() == Kind::Domain && state.domain() == domain && state.refs() < u32::MAX;
-            takes.then_some(word + 1)
+            (word >> 32 == theirs && State(word).refs() < u32::MAX).then_some(word + 1)
         })
         .is_ok()
 }

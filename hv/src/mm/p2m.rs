@@ -16,8 +16,8 @@
 //! A table that is linked does not move either. So the page directories of the first few GiB, where guests have
 //! their memory, are also kept in the [`P2m`] itself: a lookup there is two loads, or three.
 //!
-//! Writers of one domain are serialised by a spinlock. It is on the map and unmap path, and shared only
-//! by the vCPUs of the domain that maps.
+//! Tables are made and linked, and large leaves made and split, under a spinlock. A 4 KiB leaf is changed by one
+//! compare-exchange, with the lock or without: so mapping and unmapping grants takes no lock, where a table is there.
 //!
 //! Changing or removing a present leaf leaves stale translations in TLBs: whoever does it calls
 //! [`super::tlb::flush_domain`] before the frame can matter to somebody else.
@@ -150,7 +150,7 @@ pub struct P2m {
     root: Mfn,
     /// The first directories; [`EMPTY`] where there is none.
     near: [AtomicPtr<Table>; NEAR],
-    /// Serialises writers; holds how far [`P2m::release_step`] has come.
+    /// Serialises who changes tables and large leaves; holds how far [`P2m::release_step`] has come.
     writer: Mutex<u64>,
 }
 
@@ -338,43 +338,40 @@ impl P2m {
         Ok(decode(pte.swap(leaf(mfn, kind), Ordering::AcqRel), 0))
     }
 
+    /// Maps one frame where nothing is, if there is a table for it: the usual place of a grant. False if it is for
+    /// [`P2m::set_if`] to do, or to refuse.
+    #[inline(always)]
+    pub fn set_vacant(&self, gfn: Gfn, mfn: Mfn, kind: P2mKind) -> bool {
+        self.pte(gfn).is_some_and(|pte| {
+            pte.compare_exchange(0, leaf(mfn, kind), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+
     /// Maps one frame if `allowed` says so of what stands at `gfn`, and returns that.
     ///
     /// # Errors
     /// [`P2mError::Occupied`] when it was not allowed; else as [`P2m::set`].
-    #[inline(always)]
     pub fn set_if(
         &self,
         gfn: Gfn,
         mfn: Mfn,
         kind: P2mKind,
-        allowed: impl FnOnce(Option<P2mEntry>) -> bool,
+        allowed: impl Fn(Option<P2mEntry>) -> bool,
     ) -> Result<Option<P2mEntry>, P2mError> {
         let _writer = self.writer.lock();
-        // All writers hold the lock, and the hardware has no bits to set: what is read stays until it is replaced.
-        if let Some(pte) = self.pte(gfn) {
-            let old = decode(pte.load(Ordering::Relaxed), 0);
-            if !allowed(old) {
-                return Err(P2mError::Occupied);
-            }
-            pte.store(leaf(mfn, kind), Ordering::Release);
-            return Ok(old);
-        }
-        if !allowed(self.lookup(gfn)) {
+        // With the lock a table stays missing until it is made here, and a large leaf what it is.
+        if self.pte(gfn).is_none() && !allowed(self.lookup(gfn)) {
             return Err(P2mError::Occupied);
         }
-        self.set_in_new_table(gfn, mfn, kind)
-    }
-
-    /// Maps one frame where no table is yet. For who holds the writers' lock.
-    #[cold]
-    fn set_in_new_table(&self, gfn: Gfn, mfn: Mfn, kind: P2mKind) -> Result<Option<P2mEntry>, P2mError> {
         if gfn.0 >= MAX_GFN {
             return Err(P2mError::OutOfRange);
         }
         let pde = self.directory_slot(gfn)?;
         let pte = leaf_slot(pde, gfn, true)?.ok_or(P2mError::NoMemory)?;
-        Ok(decode(pte.swap(leaf(mfn, kind), Ordering::AcqRel), 0))
+        let new = leaf(mfn, kind);
+        let old = pte
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| allowed(decode(old, 0)).then_some(new));
+        old.map(|old| decode(old, 0)).map_err(|_| P2mError::Occupied)
     }
 
     /// Removes the translation of one gfn and returns it; `None` when there was none.
@@ -391,33 +388,31 @@ impl P2m {
     ///
     /// # Errors
     /// As [`P2m::clear`].
-    #[inline(always)]
     pub fn clear_if(
         &self,
         gfn: Gfn,
-        expected: impl FnOnce(P2mEntry) -> bool,
+        expected: impl Fn(P2mEntry) -> bool,
     ) -> Result<Option<P2mEntry>, P2mError> {
         let _writer = self.writer.lock();
-        if let Some(pte) = self.pte(gfn) {
-            let old = decode(pte.load(Ordering::Relaxed), 0).filter(|&old| expected(old));
-            if old.is_some() {
-                pte.store(0, Ordering::Release);
-            }
-            return Ok(old);
-        }
-        let Some(old) = self.lookup(gfn) else { return Ok(None) };
-        if !expected(old) {
+        // Nothing is made or split for what is not removed.
+        if !self.lookup(gfn).is_some_and(&expected) {
             return Ok(None);
         }
-        self.clear_in_large(gfn)
-    }
-
-    /// Removes one frame out of a 2 MiB leaf. For who holds the writers' lock.
-    #[cold]
-    fn clear_in_large(&self, gfn: Gfn) -> Result<Option<P2mEntry>, P2mError> {
         let pde = self.directory_slot(gfn)?;
         let Some(pte) = leaf_slot(pde, gfn, false)? else { return Ok(None) };
-        Ok(decode(pte.swap(0, Ordering::AcqRel), 0))
+        let old = pte.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            decode(old, 0).is_some_and(&expected).then_some(0)
+        });
+        Ok(old.ok().and_then(|old| decode(old, 0)))
+    }
+
+    /// Removes the translation of one gfn if it is a 4 KiB leaf of this frame and this kind; false when it is not.
+    #[inline(always)]
+    pub fn clear_exactly(&self, gfn: Gfn, mfn: Mfn, kind: P2mKind) -> bool {
+        // Nothing but frame and kind is in a leaf: nobody sets its other bits.
+        self.pte(gfn).is_some_and(|pte| {
+            pte.compare_exchange(leaf(mfn, kind), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
     }
 
     /// The level-1 (2 MiB) slot for `gfn`, making the tables above it.
@@ -637,7 +632,54 @@ mod tests {
         p2m.set(Gfn(5), Mfn(50), 0, P2mKind::GrantRw).expect("memory");
         assert_eq!(p2m.clear_if(Gfn(5), |old| old.mfn == Mfn(51)), Ok(None));
         assert_eq!(p2m.lookup(Gfn(5)), entry(50, P2mKind::GrantRw));
-        assert_eq!(p2m.clear_if(Gfn(5), |old| old.mfn == Mfn(50)), Ok(entry(50, P2mKind::GrantRw)));
+        assert!(!p2m.clear_exactly(Gfn(5), Mfn(51), P2mKind::GrantRw), "another frame");
+        assert!(!p2m.clear_exactly(Gfn(5), Mfn(50), P2mKind::GrantRo), "other rights");
+        assert_eq!(p2m.lookup(Gfn(5)), entry(50, P2mKind::GrantRw));
+        assert!(p2m.clear_exactly(Gfn(5), Mfn(50), P2mKind::GrantRw));
+        assert!(!p2m.clear_exactly(Gfn(5), Mfn(50), P2mKind::GrantRw), "once");
+        assert!(p2m.set_vacant(Gfn(5), Mfn(52), P2mKind::GrantRo));
+        assert!(!p2m.set_vacant(Gfn(5), Mfn(53), P2mKind::GrantRo), "something is there");
+        assert!(!p2m.set_vacant(Gfn(1 << 18), Mfn(53), P2mKind::GrantRo), "there is no table");
+        assert!(!p2m.set_vacant(Gfn(MAX_GFN), Mfn(53), P2mKind::GrantRo));
+        assert_eq!(p2m.clear_if(Gfn(5), |old| old.mfn == Mfn(52)), Ok(entry(52, P2mKind::GrantRo)));
+    }
+
+    /// Changes with the lock and without, at one gfn: each frame that went in comes out once.
+    #[test]
+    fn leaves_change_hands_one_at_a_time() {
+        const ROUNDS: u64 = 20_000;
+        let p2m = P2m::new().expect("memory");
+        p2m.set(Gfn(6), Mfn(1), 0, P2mKind::RamRw).expect("memory");
+        let (into, out) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for me in 0..2 {
+                let (p2m, into, out) = (&p2m, &into, &out);
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let mfn = Mfn(round * 2 + me + 1);
+                        let set = if round % 3 == 0 {
+                            p2m.set_if(Gfn(5), mfn, P2mKind::GrantRw, |old| old.is_none()).is_ok()
+                        } else {
+                            p2m.set_vacant(Gfn(5), mfn, P2mKind::GrantRw)
+                        };
+                        if set {
+                            into.fetch_add(mfn.0, Ordering::Relaxed);
+                        }
+                        let Some(now) = p2m.lookup(Gfn(5)) else { continue };
+                        let gone = if round % 5 == 0 {
+                            p2m.clear_if(Gfn(5), |old| old == now) == Ok(Some(now))
+                        } else {
+                            p2m.clear_exactly(Gfn(5), now.mfn, now.kind)
+                        };
+                        if gone {
+                            out.fetch_add(now.mfn.0, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let left = p2m.lookup(Gfn(5)).map_or(0, |entry| entry.mfn.0);
+        assert_eq!(into.load(Ordering::Relaxed), out.load(Ordering::Relaxed) + left);
     }
 
     #[test]

@@ -98,7 +98,8 @@ fn flush<'a>(domain: &DomainTlb, mut others: impl Iterator<Item = (u32, &'a CpuT
                 inside.push((other, word));
             }
         }
-        for (other, word) in inside {
+        // By reference: the array is not to be moved.
+        for &(other, word) in &inside {
             // A word that differs is a later entry, which saw the new generation.
             while other.in_guest.load(Ordering::SeqCst) == word {
                 core::hint::spin_loop();
