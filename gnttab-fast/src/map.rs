@@ -29,7 +29,6 @@ struct Mapped {
 }
 
 /// The operation on `count` elements at the start of `args`.
-#[inline(never)]
 pub(crate) fn map<H: Host, M: GuestMemory>(
     host: &H,
     args: &mut Args<'_, M, MapCells>,
@@ -103,16 +102,16 @@ fn map_one<'h, H: Host>(
     }
     // DOMID_SELF is no domain's number, and map knows no other name for the caller than its own.
     let granter = granters.find(host, DomId(request.dom))?;
-    let reserved = handles.alloc().map_err(|_| Status::NoSpace)?;
+    let vacant = handles.alloc_vacant().map_err(|_| Status::NoSpace)?;
     let result = pin_and_map(host, granters, granter, request);
     let (frame_address, info) = match result {
         Ok(done) => done,
         Err(status) => {
-            handles.free(reserved);
+            handles.free_vacant(vacant);
             return Err(status);
         }
     };
-    let handle = handles.publish(reserved, &info);
+    let handle = vacant.publish(&info);
     Ok(Mapped { handle: handle.raw(), dev_bus_addr: frame_address })
 }
 

@@ -14,13 +14,13 @@
 use crate::active::{Frame, Pin};
 use crate::args::Args;
 use crate::cells::UnmapCells;
-use crate::host::{Domain, Domains, Fault, GuestMemory, Host, OwnPages};
+use crate::host::{Domain, Domains, Fault, GuestMemory, Host};
 use crate::op::Progress;
 use crate::status::Status;
 use crate::table::{Entry, Window};
 use crate::types::{DomId, Gfn, Gref, PAGE_SHIFT};
 use arrayvec::ArrayVec;
-use maptrack::{Claim, Claims, Halves, Handle};
+use maptrack::{Halves, Handle, Taken};
 
 /// Elements to a TLB flush.
 pub const CHUNK: usize = 64;
@@ -30,7 +30,7 @@ const _: () = assert!(CHUNK_U32 as usize == CHUNK);
 
 /// A mapping that a handle claimed stands for.
 struct Mapping<'h, D> {
-    claim: Claim,
+    claim: Taken<'h>,
     granter: &'h D,
     entry: Entry<'h>,
 }
@@ -44,8 +44,8 @@ impl<'h, D: Domain> Mapping<'h, D> {
     fn new<S: Domains<Domain = D>>(
         granters: &mut Owners<'h, S>,
         domains: &'h S,
-        claim: Claim,
-    ) -> Result<Self, Claim> {
+        claim: Taken<'h>,
+    ) -> Result<Self, Taken<'h>> {
         let info = claim.info();
         match granters.entry(domains, DomId(info.domid), Gref(info.gref)) {
             Some((granter, entry)) => Ok(Self { claim, granter, entry }),
@@ -66,7 +66,7 @@ impl<'h, D: Domain> Mapping<'h, D> {
 
     /// Drops pin and page reference, in this order, once nothing reaches the frame any more.
     #[inline(always)]
-    fn release(self) -> Claim {
+    fn release(self) -> Taken<'h> {
         let (frame, pin) = (self.frame(), self.pin());
         let Self { claim, granter, entry } = self;
         entry.unpin(pin, granter.grants(), Gref(claim.info().gref));
@@ -100,7 +100,6 @@ impl<'h, S: Domains> Owners<'h, S> {
 }
 
 /// The operation on `count` elements at the start of `args`; with `REPLACES`, `unmap_and_replace`.
-#[inline(never)]
 pub(crate) fn unmap<H: Host, M: GuestMemory, const REPLACES: bool>(
     host: &H,
     args: &mut Args<'_, M, UnmapCells>,
@@ -136,9 +135,7 @@ fn chunk<'h, H: Host, M: GuestMemory, const REPLACES: bool>(
     out: &mut ArrayVec<Mapping<'h, H::Domain>, CHUNK>,
 ) -> Result<(), Fault> {
     let mut owners = Owners { last: None };
-    let mut claims = host.caller().grants().maptrack().claims();
-    let mut one = |cell: &UnmapCells| match take_out::<H, REPLACES>(host, &mut owners, &mut claims, cell, out)
-    {
+    let mut one = |cell: &UnmapCells| match take_out::<H, REPLACES>(host, &mut owners, cell, out) {
         Ok(()) => Status::Okay,
         Err(status) => status,
     };
@@ -163,7 +160,7 @@ fn complete<H: Host>(host: &H, out: &mut ArrayVec<Mapping<'_, H::Domain>, CHUNK>
     host.caller().flush();
     let mut handles = host.caller().grants().maptrack().local(host.cpu());
     for mapping in out.drain(..) {
-        handles.finish_unmap(mapping.release());
+        handles.finish_taken(mapping.release());
     }
 }
 
@@ -173,7 +170,6 @@ fn complete<H: Host>(host: &H, out: &mut ArrayVec<Mapping<'_, H::Domain>, CHUNK>
 fn take_out<'h, H: Host, const REPLACES: bool>(
     host: &'h H,
     owners: &mut Owners<'h, H>,
-    claims: &mut Claims<'_, OwnPages<H>>,
     cell: &UnmapCells,
     out: &mut ArrayVec<Mapping<'h, H::Domain>, CHUNK>,
 ) -> Result<(), Status> {
@@ -183,9 +179,9 @@ fn take_out<'h, H: Host, const REPLACES: bool>(
     let caller = host.caller();
     let maptrack = caller.grants().maptrack();
     let asked = if host_addr == 0 { Halves::NONE } else { Halves::HOST };
-    let claim = claims.begin_unmap(Handle::from_raw(handle), asked).map_err(|_| Status::BadHandle)?;
+    let claim = maptrack.take(Handle::from_raw(handle), asked).map_err(|_| Status::BadHandle)?;
     if claim.halves().is_empty() {
-        maptrack.rollback(claim);
+        claim.give_back();
         // To the guest, a handle taken out earlier in the chunk is gone already.
         let gone = out.iter().any(|before| before.claim.handle().raw() == handle);
         return if gone { Err(Status::BadHandle) } else { Ok(()) };
@@ -193,7 +189,7 @@ fn take_out<'h, H: Host, const REPLACES: bool>(
     let mapping = match Mapping::new(owners, host, claim) {
         Ok(mapping) => mapping,
         Err(claim) => {
-            maptrack.rollback(claim);
+            claim.give_back();
             host.crash_caller("a grant handle names a domain that is gone");
             return Err(Status::BadDomain);
         }
@@ -201,7 +197,7 @@ fn take_out<'h, H: Host, const REPLACES: bool>(
     // A translated guest's mapping cannot be replaced by another.
     let gfn = Gfn(host_addr >> PAGE_SHIFT);
     if new_addr != 0 || caller.unmap_frame(gfn, mapping.frame().mfn(), mapping.pin().writes()).is_err() {
-        maptrack.rollback(mapping.claim);
+        mapping.claim.give_back();
         return Err(Status::GeneralError);
     }
     out.push(mapping);
@@ -221,12 +217,12 @@ pub fn teardown_step<S: Domains>(
     let maptrack = dead.grants().maptrack();
     let mut owners = Owners { last: None };
     maptrack.walk(from, budget, |handle, _| {
-        let Ok(claim) = maptrack.begin_unmap(handle, Halves::BOTH) else { return };
+        let Ok(claim) = maptrack.take(handle, Halves::BOTH) else { return };
         let claim = match Mapping::new(&mut owners, domains, claim) {
             Ok(mapping) => mapping.release(),
             // The granter is gone, and its table with it.
             Err(claim) => claim,
         };
-        maptrack.finish_unmap(cpu, claim);
+        maptrack.local(cpu).finish_taken(claim);
     })
 }

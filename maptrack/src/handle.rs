@@ -1,5 +1,7 @@
 //! The words of the interface: handles, halves, what a handle records, and errors.
 
+use crate::entry;
+use crate::store::Entry;
 use core::fmt;
 
 /// Bits of a handle that index the entry store.
@@ -147,9 +149,81 @@ impl Reserved {
 #[must_use]
 pub struct Claim {
     pub(crate) handle: Handle,
+    /// `info.halves` are the halves claimed, not those mapped.
+    pub(crate) info: MapInfo,
+}
+
+/// A [`Reserved`] handle with the place of its entry: for a batch, which need not look it up again.
+///
+/// It must be [published](Vacant::publish) or go back to [`free_vacant`](crate::Local::free_vacant) of the table it
+/// came from, else it is lost to that table.
+#[must_use]
+pub struct Vacant<'a> {
+    pub(crate) handle: Handle,
+    pub(crate) entry: Entry<'a>,
+}
+
+impl Vacant<'_> {
+    /// Makes the handle live; see [`Maptrack::publish`](crate::Maptrack::publish).
+    #[inline]
+    pub fn publish(self, info: &MapInfo) -> Handle {
+        debug_assert!(!info.halves.is_empty());
+        self.entry.publish(self.handle, info);
+        self.handle
+    }
+}
+
+/// A [`Claim`] with the place of its entry: for a batch, which need not look it up again.
+///
+/// It must go to [`finish_taken`](crate::Local::finish_taken) of the table it came from, or be
+/// [given back](Taken::give_back).
+#[must_use]
+pub struct Taken<'a> {
+    pub(crate) handle: Handle,
+    pub(crate) entry: Entry<'a>,
     /// The first word of the entry as the claim found it, but with the halves claimed as those mapped.
     pub(crate) word: u64,
-    pub(crate) gfn: u64,
+}
+
+/// What a handle records of the other side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Granted {
+    /// The granting domain.
+    pub domid: u16,
+    /// The grant reference in the granter's table.
+    pub gref: u32,
+    /// The mapping may not write.
+    pub readonly: bool,
+}
+
+impl Taken<'_> {
+    /// The handle claimed.
+    #[must_use]
+    #[inline]
+    pub const fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// As [`Claim::halves`].
+    #[must_use]
+    #[inline]
+    pub const fn halves(&self) -> Halves {
+        Halves::from_bits(self.word)
+    }
+
+    /// What the handle records of the other side.
+    #[must_use]
+    #[inline]
+    pub const fn info(&self) -> Granted {
+        let MapInfo { domid, gref, readonly, .. } = entry::info(self.word, 0, Halves::NONE);
+        Granted { domid, gref, readonly }
+    }
+
+    /// Gives the claimed halves back: they are mapped as before.
+    #[inline]
+    pub fn give_back(self) {
+        self.entry.unclaim(self.halves());
+    }
 }
 
 impl Claim {
@@ -163,14 +237,13 @@ impl Claim {
     /// and leaves the handle as it was (XSA-394).
     #[must_use]
     pub const fn halves(&self) -> Halves {
-        Halves::from_bits(self.word)
+        self.info.halves
     }
 
     /// What the handle records. Its `halves` are the claimed ones.
     #[must_use]
-    #[inline]
     pub const fn info(&self) -> MapInfo {
-        crate::entry::info(self.word, self.gfn, self.halves())
+        self.info
     }
 }
 

@@ -44,28 +44,11 @@ use crossbeam_utils::CachePadded;
 use list::Depot;
 use magazine::Magazine;
 use primitive::{AtomicU32, Ordering};
-use store::{Near, Store};
+use store::Store;
 
-pub use handle::{BadHandle, Claim, Halves, Handle, MapInfo, NoSpace, Reserved};
+pub use handle::{BadHandle, Claim, Granted, Halves, Handle, MapInfo, NoSpace, Reserved, Taken, Vacant};
 pub use magazine::Local;
 pub use store::{ENTRIES_PER_PAGE, HeapPages, MAX_PAGES, Page, PageSource, index_nospec, min_nospec};
-
-/// Claims of a batch: it remembers where the last handle was.
-pub struct Claims<'a, S: PageSource> {
-    store: &'a Store<S>,
-    near: Near<'a>,
-}
-
-impl<S: PageSource> Claims<'_, S> {
-    /// See [`Maptrack::begin_unmap`].
-    ///
-    /// # Errors
-    /// As there.
-    #[inline]
-    pub fn begin_unmap(&mut self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
-        self.store.entry_near(&mut self.near, handle.index()).ok_or(BadHandle)?.claim(handle, asked)
-    }
-}
 
 /// The grant handles of one domain.
 pub struct Maptrack<S: PageSource> {
@@ -130,14 +113,20 @@ impl<S: PageSource> Maptrack<S> {
     /// yet), or if another unmap holds one of these halves.
     #[inline]
     pub fn begin_unmap(&self, handle: Handle, asked: Halves) -> Result<Claim, BadHandle> {
-        self.claims().begin_unmap(handle, asked)
+        let taken = self.take(handle, asked)?;
+        // A mapped half keeps the second word as it is. If nothing was taken it may move on, but then nobody acts on it.
+        let gfn = taken.entry.aux().load(Ordering::Relaxed);
+        Ok(Claim { handle, info: entry::info(taken.word, gfn, taken.halves()) })
     }
 
-    /// For [`begin_unmap`](Self::begin_unmap) of a batch.
+    /// [`begin_unmap`](Self::begin_unmap) for a batch.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    #[must_use]
-    pub fn claims(&self) -> Claims<'_, S> {
-        Claims { store: &self.store, near: Near::default() }
+    pub fn take(&self, handle: Handle, asked: Halves) -> Result<Taken<'_>, BadHandle> {
+        let entry = self.store.entry(handle.index()).ok_or(BadHandle)?;
+        Ok(Taken { handle, entry, word: entry.claim(handle, asked)? })
     }
 
     /// Drops the claimed halves, once nothing reaches the frame through them any more, and frees the handle
@@ -151,7 +140,7 @@ impl<S: PageSource> Maptrack<S> {
     #[inline]
     #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
     pub fn rollback(&self, claim: Claim) {
-        self.store.own_entry(claim.handle().index()).unclaim(&claim);
+        self.store.own_entry(claim.handle().index()).unclaim(claim.halves());
     }
 
     /// What a live handle records: one consistent snapshot, perhaps past by now.

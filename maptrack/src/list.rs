@@ -11,7 +11,7 @@
 
 use crate::entry::low32;
 use crate::primitive::{AtomicU64, Ordering};
-use crate::store::{Entry, Near, PageSource, Store};
+use crate::store::{Entry, PageSource, Store};
 
 /// Entries in a full list: what a magazine trades with the depot. Two batches of 32 (one unmap chunk).
 pub(crate) const LIST_LEN: u32 = if cfg!(loom) { 2 } else { 64 };
@@ -58,29 +58,19 @@ impl List {
     /// Adds an entry which the caller owns.
     #[inline]
     pub(crate) fn push(&mut self, entry: Entry<'_>, index: u32) {
-        entry.aux.store(self.head(), Ordering::Release);
+        entry.aux().store(self.head(), Ordering::Release);
         self.0 = (self.0 & !LINK_MASK) + LEN_ONE + u64::from(index) + 1;
     }
 
     /// Takes the head and its index.
-    #[cfg(all(test, loom))]
-    pub(crate) fn pop<'s, S: PageSource>(&mut self, store: &'s Store<S>) -> Option<(u32, Entry<'s>)> {
-        self.pop_near(store, &mut Near::default())
-    }
-
-    /// Takes the head and its index.
     #[inline]
-    pub(crate) fn pop_near<'s, S: PageSource>(
-        &mut self,
-        store: &'s Store<S>,
-        near: &mut Near<'s>,
-    ) -> Option<(u32, Entry<'s>)> {
+    pub(crate) fn pop<'s, S: PageSource>(&mut self, store: &'s Store<S>) -> Option<(u32, Entry<'s>)> {
         if self.is_empty() {
             return None;
         }
         let index = low32(self.head() - 1);
-        let entry = store.own_entry_near(near, index);
-        let next = entry.aux.load(Ordering::Relaxed) & LINK_MASK;
+        let entry = store.own_entry(index);
+        let next = entry.aux().load(Ordering::Relaxed) & LINK_MASK;
         self.0 = (self.0 & !LINK_MASK) - LEN_ONE + next;
         Some((index, entry))
     }
@@ -105,13 +95,13 @@ impl Depot {
             return;
         }
         let entry = store.own_entry(low32(list.head() - 1));
-        let next = entry.aux.load(Ordering::Relaxed) & LINK_MASK;
+        let next = entry.aux().load(Ordering::Relaxed) & LINK_MASK;
         let mut head = self.head.load(Ordering::Relaxed);
         // Each failure means that another CPU's push or pop succeeded. Those come once in LIST_LEN handles
         // per CPU, and a CPU is in here at most once.
         loop {
             let links = u64::from(list.len()) << LEN_SHIFT | (head & LINK_MASK) << LINK_BITS | next;
-            entry.aux.store(links, Ordering::Release);
+            entry.aux().store(links, Ordering::Release);
             let new = (head & !LINK_MASK).wrapping_add(DEPOT_TAG_ONE) | list.head();
             match self.head.compare_exchange(head, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -135,7 +125,7 @@ impl Depot {
             if top == 0 {
                 return List::EMPTY;
             }
-            let links = store.own_entry(low32(top - 1)).aux.load(Ordering::Relaxed);
+            let links = store.own_entry(low32(top - 1)).aux().load(Ordering::Relaxed);
             let new = head & !LINK_MASK | links >> LINK_BITS & LINK_MASK;
             match self.head.compare_exchange(head, new, Ordering::AcqRel, Ordering::Acquire) {
                 // Only now are the links proven to be the list's, and its length with them.

@@ -10,10 +10,10 @@
 //! first lets go of its own and then locks in the order of CPU numbers. So no cycle.
 
 use crate::Maptrack;
-use crate::handle::{Claim, Handle, MapInfo, NoSpace, Reserved};
+use crate::handle::{Claim, Halves, Handle, NoSpace, Reserved, Taken, Vacant};
 use crate::list::{LIST_LEN, List};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering, spin_loop};
-use crate::store::{Entry, Near, PageSource, Store};
+use crate::store::{Entry, PageSource, Store};
 
 /// Lost races for fresh entries after which a CPU stops trying without exclusion.
 const CARVE_TRIES: u32 = 4;
@@ -109,7 +109,6 @@ pub struct Local<'a, S: PageSource> {
     magazine: &'a Magazine,
     /// The magazine's active list while it is held: in registers, written back when it is let go.
     active: List,
-    near: Near<'a>,
     cpu: u32,
 }
 
@@ -118,7 +117,7 @@ impl<'a, S: PageSource> Local<'a, S> {
     pub(crate) fn new(table: &'a Maptrack<S>, cpu: u32) -> Self {
         let magazine: &Magazine = &table.magazines[cpu as usize];
         magazine.lock(cpu);
-        Self { table, magazine, active: magazine.active(), near: Near::default(), cpu }
+        Self { table, magazine, active: magazine.active(), cpu }
     }
 
     /// Takes a free handle.
@@ -127,37 +126,56 @@ impl<'a, S: PageSource> Local<'a, S> {
     /// [`NoSpace`] if at some instant of the call no handle was free anywhere and the table could not grow.
     #[inline]
     pub fn alloc(&mut self) -> Result<Reserved, NoSpace> {
+        Ok(Reserved(self.alloc_vacant()?.handle))
+    }
+
+    /// [`Local::alloc`] for who publishes it soon.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn alloc_vacant(&mut self) -> Result<Vacant<'a>, NoSpace> {
         if self.active.is_empty() {
             self.active = refill(self.table, self.magazine, self.cpu);
         }
-        let (index, entry) = self.active.pop_near(&self.table.store, &mut self.near).ok_or(NoSpace)?;
-        Ok(Reserved(Handle::new(index, entry.generation())))
+        let (index, entry) = self.active.pop(&self.table.store).ok_or(NoSpace)?;
+        Ok(Vacant { handle: Handle::new(index, entry.generation()), entry })
     }
 
     /// Takes back a handle that was never published.
     #[inline]
     pub fn free(&mut self, reserved: Reserved) {
         let Reserved(handle) = reserved;
-        let entry = self.table.store.own_entry_near(&mut self.near, handle.index());
-        self.put(handle, entry);
+        self.free_vacant(Vacant { handle, entry: self.table.store.own_entry(handle.index()) });
     }
 
-    /// Makes a reserved handle live; see [`Maptrack::publish`].
+    /// Takes back a handle that was never published.
     #[inline]
-    pub fn publish(&mut self, reserved: Reserved, info: &MapInfo) -> Handle {
-        debug_assert!(!info.halves.is_empty());
-        let Reserved(handle) = reserved;
-        self.table.store.own_entry_near(&mut self.near, handle.index()).publish(handle, info);
-        handle
+    #[expect(clippy::needless_pass_by_value, reason = "the right to it ends here")]
+    pub fn free_vacant(&mut self, vacant: Vacant<'a>) {
+        self.put(vacant.handle, vacant.entry);
     }
 
     /// Ends an unmap; see [`Maptrack::finish_unmap`].
     #[inline]
+    #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
     pub fn finish_unmap(&mut self, claim: Claim) -> bool {
-        let entry = self.table.store.own_entry_near(&mut self.near, claim.handle().index());
-        let last = entry.finish(&claim);
+        let entry = self.table.store.own_entry(claim.handle().index());
+        self.finish(claim.handle(), claim.halves(), entry)
+    }
+
+    /// As [`Local::finish_unmap`].
+    #[inline]
+    #[expect(clippy::needless_pass_by_value, reason = "the claim ends here")]
+    pub fn finish_taken(&mut self, taken: Taken<'a>) -> bool {
+        self.finish(taken.handle(), taken.halves(), taken.entry)
+    }
+
+    #[inline]
+    fn finish(&mut self, handle: Handle, halves: Halves, entry: Entry<'_>) -> bool {
+        let last = entry.finish(handle, halves);
         if last {
-            self.put(claim.handle(), entry);
+            self.put(handle, entry);
         }
         last
     }

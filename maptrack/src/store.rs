@@ -77,31 +77,19 @@ unsafe impl PageSource for HeapPages {
 /// One entry: two words. The first is `entry::Word`; the second is the gfn of a live entry and the links
 /// of a free one.
 #[derive(Clone, Copy)]
-pub(crate) struct Entry<'a> {
-    pub(crate) word: &'a AtomicU64,
-    pub(crate) aux: &'a AtomicU64,
-}
+pub(crate) struct Entry<'a>(&'a [AtomicU64; ENTRY_WORDS]);
 
-/// The page that an entry was found in last: the entries of a batch are often neighbours. Pages stay where they are.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Near<'a> {
-    last: Option<(u32, &'a Page)>,
-}
-
-/// The entry of a page at an index, which is masked into it.
-#[inline]
-fn entry_in(page: &Page, index: u32) -> Option<Entry<'_>> {
-    let at = (index % ENTRIES_PER_PAGE) as usize * ENTRY_WORDS;
-    Some(Entry { word: page.get(at)?, aux: page.get(at + 1)? })
-}
-
-impl<'a> Near<'a> {
-    /// The entry of an index, if it is where the last one was. Exists for that reason alone: no number is looked at
-    /// that a CPU could mispredict its way around (Spectre v1).
+impl<'a> Entry<'a> {
     #[inline]
-    fn entry(&self, index: u32) -> Option<Entry<'a>> {
-        let (number, page) = self.last?;
-        if index / ENTRIES_PER_PAGE == number { entry_in(page, index) } else { None }
+    pub(crate) fn word(self) -> &'a AtomicU64 {
+        let [word, _] = self.0;
+        word
+    }
+
+    #[inline]
+    pub(crate) fn aux(self) -> &'a AtomicU64 {
+        let [_, aux] = self.0;
+        aux
     }
 }
 
@@ -145,34 +133,6 @@ impl<S: PageSource> Store<S> {
         entry
     }
 
-    /// [`Store::entry`], near the last one if it is.
-    #[inline]
-    pub(crate) fn entry_near<'a>(&'a self, near: &mut Near<'a>, index: u32) -> Option<Entry<'a>> {
-        near.entry(index).or_else(|| self.entry_far(near, index))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn entry_far<'a>(&'a self, near: &mut Near<'a>, index: u32) -> Option<Entry<'a>> {
-        let entry = self.entry(index)?;
-        near.last = Some((index / ENTRIES_PER_PAGE, self.page(index as usize / ENTRIES_PER_PAGE as usize)?));
-        Some(entry)
-    }
-
-    /// [`Store::own_entry`], near the last one if it is.
-    #[inline]
-    pub(crate) fn own_entry_near<'a>(&'a self, near: &mut Near<'a>, index: u32) -> Entry<'a> {
-        near.entry(index).unwrap_or_else(|| self.own_entry_far(near, index))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn own_entry_far<'a>(&'a self, near: &mut Near<'a>, index: u32) -> Entry<'a> {
-        let page = self.page(index as usize / ENTRIES_PER_PAGE as usize);
-        near.last = page.map(|page| (index / ENTRIES_PER_PAGE, page));
-        self.own_entry(index)
-    }
-
     /// The entry at an index taken from the table's own lists.
     ///
     /// # Panics
@@ -188,19 +148,13 @@ impl<S: PageSource> Store<S> {
     #[inline]
     fn slot(&self, index: usize) -> Option<Entry<'_>> {
         let per_page = ENTRIES_PER_PAGE as usize;
-        let page = self.page(index / per_page)?;
-        let at = index % per_page * ENTRY_WORDS;
-        Some(Entry { word: page.get(at)?, aux: page.get(at + 1)? })
-    }
-
-    /// The page of that number.
-    #[inline]
-    fn page(&self, number: usize) -> Option<&Page> {
-        let page = self.directory.get(number)?.load(Ordering::Acquire);
+        let page = self.directory.get(index / per_page)?.load(Ordering::Acquire);
         // SAFETY: a pointer in the directory is null or a page the source gave us for ourselves, zeroed
         // before the release store that put it there; it stays until the store is dropped, which cannot be
         // while `self` is borrowed.
-        unsafe { page.as_ref() }
+        let page = unsafe { page.as_ref() }?;
+        let (entries, _) = page.as_chunks::<ENTRY_WORDS>();
+        entries.get(index % per_page).map(Entry)
     }
 
     /// Adds one page beyond `seen` published entries. False if the limit is reached or the source is empty.
