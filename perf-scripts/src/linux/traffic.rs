@@ -38,6 +38,10 @@ pub const TESTS: [(&str, &str); 6] = [
     ("udp_1400_to_client", "UDP 1400 B, backend to client"),
 ];
 
+/// What it measures of a disk.
+pub const DISK_TESTS: [(&str, &str); 2] =
+    [("disk_write", "disk, write"), ("disk_read", "disk, read, data as written")];
+
 /// The initramfs for `kernel`; packages are kept below `dir`.
 pub fn initramfs(kernel: &Path, dir: &Path, step: &Step) -> Result<Vec<u8>> {
     let tree = Tree::fetch(&PACKAGES, &dir.join("traffic"), step)?;

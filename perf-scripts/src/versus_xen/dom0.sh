@@ -40,7 +40,7 @@ create() {
         printf '%s\n' "name='$name'" "type='pvh'" "memory=256" "vcpus=1" "$@"
         # The time-stamp counter as it is: no exit for each read.
         printf '%s\n' "kernel='/domains/kernel'" "ramdisk='/domains/initramfs'" "tsc_mode='native'"
-        printf '%s\n' "cmdline='console=hvc0 quiet role=$name'"
+        printf '%s\n' "cmdline='console=hvc0 quiet role=$name $words'"
     } > "/$name.cfg"
     log=/var/log/xen/console/guest-$name.log
     : > "$log"
@@ -63,9 +63,12 @@ say daemons
 
 case $(cat /proc/cmdline) in
 *layout=driver*)
+    # Its RAM disk, which it attaches to xen-blkback itself, as it does without a toolstack.
+    words="disk=16"
     create driver 1 "driver_domain=1"
     await 600 grep -q '@ready' /var/log/xen/console/guest-driver.log
-    create client 2 "vif=['backend=driver']"
+    create client 2 "vif=['backend=driver']" \
+        "disk=['format=raw,vdev=xvda,access=w,backend=driver,target=/dev/ram0']"
     ;;
 *layout=dom0*)
     insmod /modules/xen-netback.ko || fail "no xen-netback"

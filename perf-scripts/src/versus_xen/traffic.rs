@@ -14,7 +14,7 @@ use super::record::Report;
 use super::rows::{Better, Row};
 use crate::failure::{Exit, stop};
 use crate::image::Artefacts;
-use crate::linux::traffic::{Said, TESTS};
+use crate::linux::traffic::{DISK_TESTS, Said, TESTS};
 use crate::linux::{self, Flavour};
 use crate::progress::Step;
 use crate::qemu::{self, Ending, Machine, Module, Next};
@@ -53,10 +53,10 @@ pub fn measure(made: Option<&Artefacts>, (image, version): &(PathBuf, String), r
         }
     }
     let runs_of = |side: &str| told.get(side).map_or(&[][..], Vec::as_slice);
-    let mut rows = rows("driver domain", runs_of(OURS), runs_of(Layout::Driver.name()))?;
+    let mut rows = rows("driver domain", runs_of(OURS), runs_of(Layout::Driver.name()), &DISK_TESTS)?;
     let bars = rows.iter().filter(|row| row.unit == THROUGHPUT).cloned().collect();
     // Tollgate has no dom0: its driver domain stands beside it.
-    rows.extend(self::rows("PV dom0", runs_of(OURS), runs_of(Layout::Dom0.name()))?);
+    rows.extend(self::rows("PV dom0", runs_of(OURS), runs_of(Layout::Dom0.name()), &[])?);
     let mut notes = vec![
         format!("{}: {version}", xen::PACKAGE),
         format!("kernel of the domains: {}", kernel.file_name().unwrap_or_default().to_string_lossy()),
@@ -77,11 +77,15 @@ fn on_tollgate(made: &Artefacts, kernel: &Path, data: &Path, peer: &Machine) -> 
     let mut machine = Machine { image: made.image.clone(), modules: Vec::new(), ..peer.clone() };
     machine.cmdline = "when_done=poweroff copy=sse2".to_owned();
     let domain = |name: &str| {
-        let string = format!("domain={name} mem=256M data={DATA} -- console=hvc0 quiet role={name}");
+        let string =
+            format!("domain={name} mem=256M data={DATA} -- console=hvc0 quiet role={name} disk={DISK}");
         Module::new(kernel, string)
     };
     machine.modules = vec![
-        Module::new(made.guest("store")?, "domain=store store -- name=2:driver name=3:client vif=3:2"),
+        Module::new(
+            made.guest("store")?,
+            "domain=store store -- name=2:driver name=3:client vif=3:2 vbd=3:2:/dev/ram0",
+        ),
         domain("driver"),
         domain("client"),
         Module::new(data, "data"),
@@ -93,6 +97,8 @@ fn on_tollgate(made: &Artefacts, kernel: &Path, data: &Path, peer: &Machine) -> 
 const OURS: &str = "tollgate";
 /// The initramfs of the domains.
 const DATA: &str = "traffic.cpio";
+/// Size of the driver's RAM disk, MiB; dom0's script has the same.
+const DISK: u32 = 16;
 const THROUGHPUT: &str = "Mbit/s";
 const PER_FRAME: &str = "instructions per frame";
 
@@ -101,7 +107,8 @@ const WORDS: &str = "\
 Under `-icount shift=0,sleep=off` a nanosecond of guest time is an instruction, so Mbit/s are of guest time and do \
 not depend on the host. Figures are what the receiver got. Instructions per frame are those of the whole machine - \
 both kernels, iperf3 and the hypervisor - during a measurement, by the frames that crossed the client's ring, both \
-ways; a frame of TCP may be an aggregate of up to 64 KiB. One processor, 256 MiB a domain.
+ways; a frame of TCP may be an aggregate of up to 64 KiB. The disk is the driver's RAM disk, written and read past \
+the client's cache in requests of 1 MiB, its data compared. One processor, 256 MiB a domain.
 ";
 
 /// Boots a machine and takes in what its domains say.
@@ -139,7 +146,7 @@ fn boot(machine: &Machine, title: &str) -> Result<Told> {
 }
 
 /// The rows of a backend; a side that was not measured has no runs.
-fn rows(backend: &str, ours: &[Told], peer: &[Told]) -> Result<Vec<Row>> {
+fn rows(backend: &str, ours: &[Told], peer: &[Told], disk: &[(&str, &str)]) -> Result<Vec<Row>> {
     let each = |runs: &[Told], figure: &dyn Fn(&Told) -> Option<f64>| {
         runs.iter()
             .map(|told| figure(told).context("a domain did not tell all its figures"))
@@ -160,7 +167,7 @@ fn rows(backend: &str, ours: &[Told], peer: &[Told]) -> Result<Vec<Row>> {
         })?,
         row("ping, least".to_owned(), "ms", Better::Less, &|told| find(told, "client", "ping")?.least_ms)?,
     ];
-    for (test, words) in TESTS {
+    for &(test, words) in TESTS.iter().chain(disk) {
         rows.push(row(words.to_owned(), THROUGHPUT, Better::More, &|told| {
             Some(find(told, "client", test)?.bits_per_second / 1e6)
         })?);
@@ -190,7 +197,7 @@ mod tests {
             Said { uptime_s: Some(1.5), ..said("client", "boot") },
             Said { least_ms: Some(0.2), ..said("client", "ping") },
         ];
-        for (test, _) in TESTS {
+        for (test, _) in TESTS.into_iter().chain(DISK_TESTS) {
             told.push(Said { frames: 1000.0, seconds: 1.0, bits_per_second: rate, ..said("client", test) });
         }
         told
@@ -198,8 +205,9 @@ mod tests {
 
     #[test]
     fn figures_become_rows() {
-        let rows = rows("driver domain", &[told(2e9), told(2e9)], &[told(1e9), told(1e9)]).unwrap();
-        assert_eq!(rows.len(), 2 + 2 * TESTS.len());
+        let rows =
+            rows("driver domain", &[told(2e9), told(2e9)], &[told(1e9), told(1e9)], &DISK_TESTS).unwrap();
+        assert_eq!(rows.len(), 2 + 2 * TESTS.len() + DISK_TESTS.len());
         assert_eq!(rows[0].ours, [1.5, 1.5]);
         let tcp = rows.iter().find(|row| row.name == "driver domain: TCP, client to backend").unwrap();
         assert_eq!((tcp.unit, tcp.ratio()), (THROUGHPUT, Some(2.0)));
@@ -209,8 +217,8 @@ mod tests {
 
     #[test]
     fn a_side_that_was_not_measured_has_no_ratio() {
-        let rows = rows("PV dom0", &[], &[told(1e9)]).unwrap();
+        let rows = rows("PV dom0", &[], &[told(1e9)], &[]).unwrap();
         assert!(rows.iter().all(|row| row.ours.is_empty() && row.ratio().is_none()));
-        assert!(self::rows("x", &[], &[Told::new()]).is_err());
+        assert!(self::rows("x", &[], &[Told::new()], &[]).is_err());
     }
 }
