@@ -1,10 +1,12 @@
-//! `docs/command-line.md` is printed from the option table; this test keeps them equal.
-//! `cargo xtask docs` runs it with `TOLLGATE_BLESS=1`, which writes the page instead.
+//! `docs/command-line.md` is printed from the option table, the words of module strings in
+//! `docs/operators-guide.md` from theirs; these tests keep them equal.
+//! `cargo xtask docs` runs them with `TOLLGATE_BLESS=1`, which writes the pages instead.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use hv::cmdline::{BAD_OPTION, OPTIONS};
+use hv::domain::config::WORDS;
 
 fn page() -> String {
     let mut page = String::from(
@@ -36,4 +38,26 @@ fn the_page_is_the_table() {
     }
     let written = std::fs::read_to_string(&path).expect("docs/command-line.md; `cargo xtask docs` makes it");
     assert!(written == page(), "docs/command-line.md is not the table's; run `cargo xtask docs`");
+}
+
+/// Where the words of module strings stand in the guide.
+const BEGIN: &str = "<!-- The words of hv/src/domain/config.rs, by `cargo xtask docs`. -->\n";
+const END: &str = "<!-- end of words -->";
+
+#[test]
+fn the_guide_has_every_word_of_a_module_string() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operators-guide.md");
+    let written = std::fs::read_to_string(&path).expect("docs/operators-guide.md");
+    let (before, rest) = written.split_once(BEGIN).expect("the words' begin");
+    let (_, after) = rest.split_once(END).expect("the words' end");
+    let mut page = format!("{before}{BEGIN}| Word | Meaning |\n|---|---|\n");
+    for word in WORDS {
+        writeln!(page, "| `{}` | {} |", word.form, word.effect).expect("a String");
+    }
+    write!(page, "{END}{after}").expect("a String");
+    if std::env::var_os("TOLLGATE_BLESS").is_some() {
+        std::fs::write(&path, page).expect("docs/operators-guide.md is writable");
+        return;
+    }
+    assert!(written == page, "docs/operators-guide.md is not the table's; run `cargo xtask docs`");
 }

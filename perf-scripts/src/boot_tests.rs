@@ -3,17 +3,21 @@
 //! has a time limit and an expected line.
 
 mod cases;
+mod restart;
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-pub use cases::CASES;
-
 use crate::failure::{Exit, stop};
 use crate::image::Artefacts;
 use crate::progress::Step;
 use crate::qemu::{self, Ending, Line, Machine, Next};
+
+/// Every boot.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    cases::CASES.iter().chain(restart::CASES)
+}
 
 /// One boot.
 pub struct Case {

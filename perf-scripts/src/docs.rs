@@ -33,7 +33,7 @@ pub fn docs(args: &DocsArgs) -> Result<()> {
     if done.status.success() {
         return Ok(());
     }
-    Err(stop(Exit::Failed, format!("{}\ndocs/command-line.md is not up to date", done.tail(12))))
+    Err(stop(Exit::Failed, format!("{}\na page is not up to date", done.tail(12))))
 }
 
 #[cfg(test)]

@@ -20,9 +20,31 @@ pub mod info {
     pub const SHUTDOWN_SHIFT: u32 = 16;
 }
 
+/// The handle of a domain: a toolstack chooses it on Xen, and keeps it when it builds the domain again under another
+/// number. Here it comes of the name (FNV-1a of 128 bits), so that whoever knows a domain by name finds it.
+#[must_use]
+pub fn handle(name: &str) -> [u8; 16] {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    name.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::handle;
+
+    #[test]
+    fn handles_are_of_names() {
+        // The test vectors of FNV-1a.
+        assert_eq!(u128::from_be_bytes(handle("")), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        assert_eq!(u128::from_be_bytes(handle("foobar")), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
+        assert_ne!(handle("client1"), handle("client2"));
+    }
+}
+
 abi_struct! {
     /// `struct xen_domctl_getdomaininfo` of 4.17. What this hypervisor does not account is zero: memory that
-    /// is outstanding, shared or paged, CPU time, the handle, CPU pools.
+    /// is outstanding, shared or paged, CPU time, CPU pools.
     DomainInfo {
         /// Its number.
         domain: u16,
@@ -50,7 +72,7 @@ abi_struct! {
         max_vcpu_id: u32,
         /// Zero.
         ssidref: u32,
-        /// Zero.
+        /// [`handle`] of its name.
         handle: [u8; 16],
         /// Zero.
         cpupool: u32,

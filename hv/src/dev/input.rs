@@ -3,8 +3,8 @@
 //! ([`console_ring`](super::console_ring)).
 //!
 //! Three Ctrl-A in a row hand the input on: from the hypervisor to the domains in the order of their numbers, and
-//! back. One or two of them are input like any other byte, once another one follows. A domain's end gives the
-//! input back to the hypervisor.
+//! back. Two of them and a Ctrl-K end the domain that has the input. One or two of them are input like any other
+//! byte, once another one follows. A domain's end gives the input back to the hypervisor, until it is built again.
 //!
 //! Nobody polls: the port raises its interrupt, whose handler does no more than note it here, because root
 //! mode takes interrupts in two places only ([`irq`](crate::arch::x86::irq)); who opened the window then calls
@@ -22,7 +22,7 @@ use super::console;
 use super::console_ring::Given;
 use crate::abi::hvm::params;
 use crate::cmdline::LogLevel;
-use crate::domain::{Domain, table};
+use crate::domain::{Domain, lifecycle, table};
 use crate::{debug_keys, epoch, event, info, warn};
 
 /// The port's interrupt has come and nobody has looked since.
@@ -43,6 +43,8 @@ const KEYS: usize = 64;
 /// Ctrl-A, which hands the input on when it comes [`TIMES`] times in a row.
 const SWITCH_KEY: u8 = 1;
 const TIMES: usize = 3;
+/// Ctrl-K, which behind [`TIMES`] less one of them ends the domain.
+const END_KEY: u8 = 11;
 
 /// The port's interrupt; called by its handler.
 pub fn arrived() {
@@ -70,12 +72,14 @@ pub fn focus_on(domain: &Domain) {
     tell(Some(domain));
 }
 
-/// A domain is at its end: it needs no input any more.
-pub fn gone(domain: &Domain) {
+/// A domain is at its end: it needs no input any more. True when it had it.
+pub fn gone(domain: &Domain) -> bool {
     let own = u32::from(domain.id.0);
-    if FOCUS.compare_exchange(own, HYPERVISOR, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+    let had = FOCUS.compare_exchange(own, HYPERVISOR, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    if had {
         tell(None);
     }
+    had
 }
 
 /// A guest has sent its console's event: perhaps it has made room for input that is held. True when there is news
@@ -100,6 +104,7 @@ fn act() {
         let last = !bytes.is_full();
         switch.take(&bytes, &mut |what| match what {
             Typed::Switch => hand_on(),
+            Typed::End => end(),
             Typed::Bytes(bytes) => hand_over(bytes, &mut keys),
         });
         if last {
@@ -150,6 +155,16 @@ fn hand_on() {
     tell(next.map(|domain| &**domain));
 }
 
+/// Ends the domain that has the input.
+fn end() {
+    let guard = epoch::pin();
+    let has = u16::try_from(FOCUS.load(Ordering::Relaxed)).ok();
+    match has.and_then(|id| table::get(DomId(id), &guard)) {
+        Some(domain) => lifecycle::reset(domain),
+        None => console::log(LogLevel::None, format_args!("no domain has the input, so none is ended")),
+    }
+}
+
 /// Says who has the input. At every log level: somebody asked.
 fn tell(who: Option<&Domain>) {
     const HOW: &str = "three times Ctrl-A hands it on";
@@ -167,6 +182,7 @@ fn tell(who: Option<&Domain>) {
 enum Typed<'a> {
     Bytes(&'a [u8]),
     Switch,
+    End,
 }
 
 /// Finds the switch key among the bytes.
@@ -190,12 +206,20 @@ impl Switch {
                     to(Typed::Switch);
                 }
             } else {
+                let mut piece = piece;
+                if let ([END_KEY, rest @ ..], true) = (piece, self.count == TIMES - 1) {
+                    self.count = 0;
+                    piece = rest;
+                    to(Typed::End);
+                }
                 // They were input after all.
                 if self.count != 0 {
                     to(Typed::Bytes(&[SWITCH_KEY; TIMES][..self.count]));
                     self.count = 0;
                 }
-                to(Typed::Bytes(piece));
+                if !piece.is_empty() {
+                    to(Typed::Bytes(piece));
+                }
             }
         }
     }
@@ -207,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of pieces: bytes as they are, 255 for a switch.
+    /// What comes of pieces: bytes as they are, 255 for a switch, 254 for an end.
     fn typed(pieces: &[&[u8]]) -> Vec<u8> {
         let mut switch = Switch::new();
         let mut all = Vec::new();
@@ -215,6 +239,7 @@ mod tests {
             switch.take(piece, &mut |what| match what {
                 Typed::Bytes(bytes) => all.extend_from_slice(bytes),
                 Typed::Switch => all.push(255),
+                Typed::End => all.push(254),
             });
         }
         all
@@ -226,6 +251,14 @@ mod tests {
         assert_eq!(typed(&[b"a\x01\x01\x01b"]), *b"a\xffb");
         assert_eq!(typed(&[b"\x01", b"\x01", b"", b"\x01", b"x"]), *b"\xffx");
         assert_eq!(typed(&[b"\x01\x01\x01\x01\x01\x01\x01"]), *b"\xff\xff");
+    }
+
+    #[test]
+    fn two_and_a_ctrl_k_end() {
+        assert_eq!(typed(&[b"a\x01\x01\x0bb"]), *b"a\xfeb");
+        assert_eq!(typed(&[b"\x01", b"\x01", b"\x0b", b"\x0b"]), *b"\xfe\x0b");
+        assert_eq!(typed(&[b"\x01\x01\x01\x01\x01\x0b"]), *b"\xff\xfe");
+        assert_eq!(typed(&[b"\x0b\x01\x0b\x01\x01a\x0b"]), *b"\x0b\x01\x0b\x01\x01a\x0b");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Building a domain from its modules: memory, kernel, start info, vCPUs.
 //!
 //! The result is complete but not running: it is in no table, so nobody else knows of it, and a failure
-//! anywhere gives back everything by dropping it. Memory is taken in 2 MiB pieces as long as there are any.
+//! anywhere gives back everything. It is made in bounded steps ([`Building::step`]): at boot one after the other,
+//! later, when a domain is built again, between the turns of those that run ([`restart`](super::restart)).
+//! Memory is taken in 2 MiB pieces as long as there are any.
 //! The kernel's segments go where they say; behind the last one come the data module (page-aligned), and
 //! then one run of pages with the start info, the module list, the memory map and the command line.
 #![forbid(unsafe_code)]
@@ -18,7 +20,9 @@ use super::{
     bzimage::{self, BadBzImage},
     config::Config,
     image::{BadImage, Image},
-    layout, special,
+    layout,
+    restart::Description,
+    special,
     vcpu::Vcpu,
 };
 use crate::abi::hvm::params;
@@ -27,6 +31,7 @@ use crate::dev::console_ring::ConsoleRing;
 use crate::event::ops;
 use crate::hypercall::grant_table::GrantTable;
 use crate::mm::{
+    direct::usize_of,
     frames::{self, Owner},
     guest::{GuestSpace, Paging},
     p2m::{ORDER_2M, P2m, P2mKind},
@@ -68,6 +73,8 @@ pub enum BuildError {
     NoSlot,
     /// None of the pCPUs it may run on is there.
     NoCpu,
+    /// Every number is some domain's.
+    NoNumber,
 }
 
 impl fmt::Display for BuildError {
@@ -88,6 +95,7 @@ impl fmt::Display for BuildError {
                 write!(f, "it wants {} KiB and only {} KiB are free: lower mem=", wanted >> 10, free >> 10)
             }
             Self::NoSlot => write!(f, "the machine runs at most {} vCPUs", crate::sched::set::MAX_SLOTS),
+            Self::NoNumber => f.write_str("every number is some domain's"),
             Self::NoCpu => f.write_str("none of the pCPUs in its cpus= is online"),
         }
     }
@@ -128,77 +136,211 @@ pub fn build(
 ) -> Result<Arc<Domain>, BuildError> {
     let unpacked = bzimage::unpack(kernel)?;
     let image = Image::parse(unpacked.as_deref().unwrap_or(kernel))?;
-    let low_end = config.memory.min(layout::LOW_END);
-    if let Some(outside) = image.segments.iter().find(|segment| segment.end > low_end) {
-        return Err(BuildError::Outside { at: outside.start, memory: config.memory });
-    }
-    let plan = Plan::new(&image, config, data)?;
-    let cpus = config.cpus.below(online);
-    if cpus.is_empty() {
-        return Err(BuildError::NoCpu);
-    }
-    // Before the first frame is taken: afterwards there may be none, which tells nobody what to ask for.
-    let free = frames::stats().free << PAGE_SHIFT;
-    let no_memory = || BuildError::NoMemory { wanted: config.memory, free };
-    if config.memory > free + (frames::stats().retired << PAGE_SHIFT) {
-        return Err(no_memory());
-    }
-    let p2m = P2m::new().ok_or_else(no_memory)?;
-    let root = p2m.root();
-    let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;
-    let console_ring = ConsoleRing::new(id).ok_or_else(no_memory)?;
-    let grants = GrantTable::new(id, &config.grants).map_err(|_| no_memory())?;
-    let mut vcpus = Vec::new();
-    for number in 0..config.vcpus {
-        let arch = vt::Vcpu::new(root).ok_or_else(no_memory)?;
-        let Some(slot) = slots::take(id, number) else {
-            vcpus.iter().for_each(|vcpu: &Vcpu| slots::give_back(vcpu.slot));
-            return Err(BuildError::NoSlot);
-        };
-        vcpus.push(Vcpu::new(id, number, slot, cpus, arch));
-    }
-    let domain = Domain::new(super::Parts {
-        id,
-        control: config.control,
-        store: config.store,
-        name: config.name,
-        p2m,
-        tlb: DomainTlb::new(id),
-        grants,
-        shared_info,
-        console_ring,
-        grant_limits: config.grants,
-        memory: config.memory,
-        acpi_pages: acpi::pages(config.vcpus),
-        width: image.width,
-        vcpus: Box::from(vcpus),
-    });
-    let built = fill(&domain, config.memory, domain.acpi_pages)
-        .and_then(|()| load(&domain, &image, &plan, config, data, guard));
-    if built.is_none() {
-        let error = no_memory();
-        super::lifecycle::abandon(domain);
-        return Err(error);
-    }
-    if let Some(first) = domain.vcpus().first() {
-        first.arch.lock().start_pvh(PvhEntry { entry: image.entry, start_info: plan.start_info });
-        first.set_up(true);
-    }
-    Ok(Arc::new(domain))
+    Building::begin(id, config, &image, data, online)?.all(guard).map(Arc::new)
 }
 
-/// Gives a domain its RAM, the pages of its ACPI tables and its special pages. `None` when the machine has not enough.
-fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
-    const LARGE: u64 = (PAGE_SIZE as u64) << ORDER_2M;
+/// Bytes of one step: of RAM taken, in small pieces where there are no large ones, and of files copied.
+const STEP: u64 = (PAGE_SIZE as u64) << ORDER_2M;
+
+/// What is done next.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// RAM from this guest-physical address on.
+    Ram(u64),
+    /// ACPI tables' and special pages.
+    Pages,
+    /// Of the kernel's segments, and behind them the data, this one from this byte on.
+    Files(usize, usize),
+    /// Start info and tables.
+    Info,
+    Done,
+}
+
+/// A domain in the making. Whoever holds one ends it by [`Building::finish`] or [`Building::give_up`]: a domain
+/// that is merely dropped loses its frames.
+#[derive(Debug)]
+pub struct Building<'a> {
+    domain: Domain,
+    config: &'a Config<'a>,
+    image: &'a Image<'a>,
+    data: Option<Data<'a>>,
+    plan: Plan,
+    stage: Stage,
+}
+
+impl<'a> Building<'a> {
+    /// Takes what does not depend on the domain's size; `online` is the number of pCPUs.
+    ///
+    /// # Errors
+    /// Why it cannot be built; nothing is kept.
+    pub fn begin(
+        id: DomId,
+        config: &'a Config<'a>,
+        image: &'a Image<'a>,
+        data: Option<Data<'a>>,
+        online: u32,
+    ) -> Result<Self, BuildError> {
+        let low_end = config.memory.min(layout::LOW_END);
+        if let Some(outside) = image.segments.iter().find(|segment| segment.end > low_end) {
+            return Err(BuildError::Outside { at: outside.start, memory: config.memory });
+        }
+        let plan = Plan::new(image, config, data)?;
+        let cpus = config.cpus.below(online);
+        if cpus.is_empty() {
+            return Err(BuildError::NoCpu);
+        }
+        // Before the first frame is taken: afterwards there may be none, which tells nobody what to ask for.
+        let free = frames::stats().free << PAGE_SHIFT;
+        let no_memory = || BuildError::NoMemory { wanted: config.memory, free };
+        if config.memory > free + (frames::stats().retired << PAGE_SHIFT) {
+            return Err(no_memory());
+        }
+        let p2m = P2m::new().ok_or_else(no_memory)?;
+        let root = p2m.root();
+        let shared_info = SharedFrame::alloc(id).ok_or_else(no_memory)?;
+        let console_ring = ConsoleRing::new(id).ok_or_else(no_memory)?;
+        let grants = GrantTable::new(id, &config.grants).map_err(|_| no_memory())?;
+        let mut vcpus = Vec::new();
+        for number in 0..config.vcpus {
+            let give_back = |vcpus: &[Vcpu]| vcpus.iter().for_each(|vcpu| slots::give_back(vcpu.slot));
+            let Some(arch) = vt::Vcpu::new(root) else {
+                give_back(&vcpus);
+                return Err(no_memory());
+            };
+            let Some(slot) = slots::take(id, number) else {
+                give_back(&vcpus);
+                return Err(BuildError::NoSlot);
+            };
+            vcpus.push(Vcpu::new(id, number, slot, cpus, arch));
+        }
+        let domain = Domain::new(super::Parts {
+            id,
+            control: config.control,
+            store: config.store,
+            name: config.name,
+            p2m,
+            tlb: DomainTlb::new(id),
+            grants,
+            shared_info,
+            console_ring,
+            grant_limits: config.grants,
+            memory: config.memory,
+            acpi_pages: acpi::pages(config.vcpus),
+            width: image.width,
+            vcpus: Box::from(vcpus),
+        });
+        Ok(Self { domain, config, image, data, plan, stage: Stage::Ram(0) })
+    }
+
+    /// Whether a step that found no memory may be tried again.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        matches!(self.stage, Stage::Ram(_))
+    }
+
+    /// One bounded step; true when the domain is complete. `None`: no memory.
+    pub fn step(&mut self, guard: &Guard) -> Option<bool> {
+        self.stage = match self.stage {
+            Stage::Ram(at) => {
+                fill_some(&self.domain, self.config.memory, at)?.map_or(Stage::Pages, Stage::Ram)
+            }
+            Stage::Pages => {
+                fill_pages(&self.domain)?;
+                Stage::Files(0, 0)
+            }
+            Stage::Files(file, from) => self.copy_some(file, from, guard)?,
+            Stage::Info => {
+                write_info(&self.domain, &self.plan, self.config, self.data, guard)?;
+                if let Some(first) = self.domain.vcpus().first() {
+                    let entry = PvhEntry { entry: self.image.entry, start_info: self.plan.start_info };
+                    first.arch.lock().start_pvh(entry);
+                    first.set_up(true);
+                }
+                Stage::Done
+            }
+            Stage::Done => Stage::Done,
+        };
+        Some(matches!(self.stage, Stage::Done))
+    }
+
+    /// All steps.
+    ///
+    /// # Errors
+    /// No memory; nothing is kept.
+    pub fn all(mut self, guard: &Guard) -> Result<Domain, BuildError> {
+        loop {
+            match self.step(guard) {
+                Some(true) => return Ok(self.finish()),
+                Some(false) => {}
+                None => {
+                    let why = self.no_memory();
+                    self.give_up();
+                    return Err(why);
+                }
+            }
+        }
+    }
+
+    /// The domain, which the last step has completed.
+    #[must_use]
+    pub fn finish(self) -> Domain {
+        self.domain
+    }
+
+    /// The domain will know what it was built from.
+    pub(super) fn remember(&mut self, what: &'static Description) {
+        self.domain.description = Some(what);
+    }
+
+    /// That there is no memory, in numbers.
+    #[must_use]
+    pub fn no_memory(&self) -> BuildError {
+        BuildError::NoMemory { wanted: self.config.memory, free: frames::stats().free << PAGE_SHIFT }
+    }
+
+    /// Gives back what was taken.
+    pub fn give_up(self) {
+        super::lifecycle::abandon(self.domain);
+    }
+
+    /// Copies a step's worth of a file into the domain's memory, which is zeroed; what is next.
+    fn copy_some(&self, file: usize, from: usize, guard: &Guard) -> Option<Stage> {
+        let (start, bytes) = match (self.image.segments.get(file), self.data) {
+            (Some(segment), _) => (segment.start, segment.bytes),
+            (None, Some(data)) if file == self.image.segments.len() => (self.plan.data, data.bytes),
+            (None, _) => return Some(Stage::Info),
+        };
+        let rest = bytes.get(from..).unwrap_or(&[]);
+        let count = rest.len().min(usize_of(STEP));
+        // Paging off: linear addresses are guest-physical ones.
+        let space = GuestSpace::new(&self.domain.p2m, Paging::default(), guard);
+        space.write(start + from as u64, &rest[..count]).ok()?;
+        Some(if count == rest.len() { Stage::Files(file + 1, 0) } else { Stage::Files(file, from + count) })
+    }
+}
+
+/// Gives a domain a step's worth of its RAM from an address on; where to go on, if there is more. The outer
+/// `None`: no memory, though some of the step may be done, which doing it again leaves as it is.
+#[expect(clippy::option_option, reason = "no memory, or what is next, which may be nothing")]
+fn fill_some(domain: &Domain, memory: u64, from: u64) -> Option<Option<u64>> {
+    let there = |at: u64| domain.p2m.ram(Gfn(at >> PAGE_SHIFT)).is_some();
+    let mut left = STEP;
     for (start, end) in layout::ram(memory) {
-        let mut at = start;
+        let mut at = start.max(from);
         while at < end {
+            if left == 0 {
+                return Some(Some(at));
+            }
             // A large leaf has to be aligned; when no large piece is left, small ones fill the place.
-            let large = (at.is_multiple_of(LARGE) && end - at >= LARGE)
+            let large = (at.is_multiple_of(STEP) && end - at >= STEP && left == STEP && !there(at))
                 .then(|| frames::alloc(ORDER_2M, Owner::Domain(domain.id)))
                 .flatten();
             let (mfn, order) = match large {
                 Some(mfn) => (mfn, ORDER_2M),
+                None if there(at) => {
+                    at += PAGE_SIZE as u64;
+                    continue;
+                }
                 None => (frames::alloc(0, Owner::Domain(domain.id))?, 0),
             };
             if domain.p2m.set(Gfn(at >> PAGE_SHIFT), mfn, order, P2mKind::RamRw).is_err() {
@@ -207,9 +349,15 @@ fn fill(domain: &Domain, memory: u64, acpi: u64) -> Option<()> {
             }
             domain.pages.fetch_add(1 << order, Ordering::Relaxed);
             at += (PAGE_SIZE as u64) << order;
+            left -= (PAGE_SIZE as u64) << order;
         }
     }
-    for page in 0..acpi {
+    Some(None)
+}
+
+/// The pages of its ACPI tables and its special pages. `None` when the machine has not enough.
+fn fill_pages(domain: &Domain) -> Option<()> {
+    for page in 0..domain.acpi_pages {
         let mfn = frames::alloc(0, Owner::Domain(domain.id))?;
         if domain.p2m.set(Gfn((layout::ACPI >> PAGE_SHIFT) + page), mfn, 0, P2mKind::RamRw).is_err() {
             frames::put_ref(mfn);
@@ -270,10 +418,9 @@ impl Plan {
     }
 }
 
-/// Copies kernel, data and start info into the domain's memory, which is zeroed.
-fn load(
+/// Writes start info and tables into the domain's memory.
+fn write_info(
     domain: &Domain,
-    image: &Image<'_>,
     plan: &Plan,
     config: &Config<'_>,
     data: Option<Data<'_>>,
@@ -282,9 +429,6 @@ fn load(
     // Paging off: linear addresses are guest-physical ones.
     let space = GuestSpace::new(&domain.p2m, Paging::default(), guard);
     let put = |at: u64, bytes: &[u8]| space.write(at, bytes).ok();
-    for segment in &image.segments {
-        put(segment.start, segment.bytes)?;
-    }
     let map = layout::map(config.memory, domain.acpi_pages);
     put(layout::ACPI, &acpi::tables(config.vcpus))?;
     let start_info = StartInfo {
@@ -302,7 +446,6 @@ fn load(
     };
     put(u64::from(plan.start_info), start_info.as_bytes())?;
     if let Some(data) = data {
-        put(plan.data, data.bytes)?;
         put(plan.data_string, data.string.as_bytes())?;
         let entry = ModlistEntry {
             paddr: plan.data,

@@ -1,14 +1,15 @@
 //! The string of a boot module: which domain it is, and how large.
 //!
 //! ```text
-//! <file> domain=NAME [control] [store] [input] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS] [gnttab_max_frames=N]
-//!        [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
+//! <file> domain=NAME [control] [store] [input] [restart=WHEN] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS]
+//!        [gnttab_max_frames=N] [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
 //! <file> data
 //! ```
 //!
 //! Words are parted by blanks. Unlike the hypervisor's own options, a word that is not understood ends the
 //! boot with one line: a domain with another size or policy than was asked for is worse than none. The text
-//! is the boot loader's; nothing here panics or loops beyond its length.
+//! is the boot loader's; nothing here panics or loops beyond its length. [`WORDS`] is what the operator's guide
+//! prints.
 #![forbid(unsafe_code)]
 
 use core::fmt;
@@ -17,6 +18,7 @@ use arrayvec::ArrayString;
 use gnttab_fast::policy::{BadItem, Policy};
 
 use super::{GrantLimits, MAX_VCPUS, NAME_MAX};
+use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
 use crate::cmdline::{MAX_CPUS, Options};
 use crate::sched::cpuset::CpuSet;
 
@@ -24,6 +26,74 @@ use crate::sched::cpuset::CpuSet;
 pub const MIN_MEMORY: u64 = 2 << 20;
 /// The largest: what the memory map of a guest can show below 1 TiB.
 pub const MAX_MEMORY: u64 = 1 << 40;
+
+/// A word of a module string, for the operator's guide.
+#[derive(Clone, Copy, Debug)]
+pub struct Word {
+    /// How it is written.
+    pub form: &'static str,
+    /// What it does.
+    pub effect: &'static str,
+}
+
+/// Every word.
+pub const WORDS: &[Word] = &[
+    Word { form: "domain=NAME", effect: "Name of the domain; its console lines begin `(d1 NAME)`" },
+    Word { form: "control", effect: "This is the control domain, see below; one module at most may say so" },
+    Word {
+        form: "store",
+        effect: "This domain serves XenStore to the others ([linux.md](linux.md)); one module at most may say so",
+    },
+    Word {
+        form: "input",
+        effect: "What is typed on the console goes to this domain from the start, see below; one module at most \
+                 may say so",
+    },
+    Word {
+        form: "restart=never\\|reboot\\|always",
+        effect: "Whether the domain is built again after its end, see below; `never` unless it is said",
+    },
+    Word { form: "mem=", effect: "Memory, with `K`, `M` or `G`" },
+    Word { form: "vcpus=", effect: "Number of virtual CPUs" },
+    Word { form: "cpus=", effect: "pCPUs its vCPUs may run on" },
+    Word {
+        form: "gnttab=",
+        effect: "Grant policy of the domain; it can only narrow what the hypervisor's own `gnttab=` allows",
+    },
+    Word {
+        form: "gnttab_max_frames=`, `gnttab_max_maptrack_frames=",
+        effect: "Limits of this domain instead of the hypervisor's",
+    },
+    Word {
+        form: "data=FILE",
+        effect: "Hands the data module of that file name to the domain as its first PVH module",
+    },
+    Word { form: "-- ...", effect: "The rest is the guest's own command line" },
+];
+
+/// When a domain is built again after its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Restart {
+    /// Its end is the end.
+    #[default]
+    Never,
+    /// When it asked for a restart, or the console did for it.
+    Reboot,
+    /// Also when it has crashed.
+    Always,
+}
+
+impl Restart {
+    /// Whether it is, behind an end with this `SHUTDOWN_*` code.
+    #[must_use]
+    pub const fn after(self, code: u32) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Reboot => code == SHUTDOWN_REBOOT,
+            Self::Always => matches!(code, SHUTDOWN_REBOOT | SHUTDOWN_CRASH | SHUTDOWN_WATCHDOG),
+        }
+    }
+}
 
 /// What a module is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +115,8 @@ pub struct Config<'a> {
     pub store: bool,
     /// What is typed on the console goes to it from the start.
     pub input: bool,
+    /// When it is built again.
+    pub restart: Restart,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// How many vCPUs.
@@ -121,6 +193,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
         control: false,
         store: false,
         input: false,
+        restart: Restart::Never,
         memory: 64 << 20,
         vcpus: 1,
         cpus: CpuSet::ALL,
@@ -145,6 +218,9 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("domain", value)) => {
                 config.name = name(value).ok_or(bad("a name is 1 to 31 letters, digits, '-', '_' or '.'"))?;
             }
+            Some(("restart", value)) => {
+                config.restart = restart(value).ok_or(bad("takes never, reboot or always"))?;
+            }
             Some(("mem", value)) => {
                 config.memory =
                     memory(value).ok_or(bad("takes a size from 2M to 1024G such as 64M or 1G"))?;
@@ -167,8 +243,8 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("data", value)) if !value.is_empty() => config.data = Some(basename(value)),
             _ => {
                 return Err(bad(
-                    "no such word in a module string; known: domain= control store input mem= vcpus= cpus= \
-                     gnttab= gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
+                    "no such word in a module string; known: domain= control store input restart= mem= vcpus= \
+                     cpus= gnttab= gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
                 ));
             }
         }
@@ -176,6 +252,10 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
     match (is_data, config.name.is_empty()) {
         (true, true) if !config.control && !config.store && !config.input => Ok(Role::Data),
         (true, _) => Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") }),
+        // The others hold its number: the control domain's is 0, the store's stands in every ring.
+        (false, false) if config.restart != Restart::Never && (config.control || config.store) => {
+            Err(missing("the control domain and the store cannot be built again: take restart= out"))
+        }
         (false, false) => Ok(Role::Domain(config)),
         (false, true) => Err(missing("neither 'domain=NAME' nor 'data' stands in the module string")),
     }
@@ -206,6 +286,15 @@ fn name(value: &str) -> Option<ArrayString<NAME_MAX>> {
         return None;
     }
     ArrayString::from(value).ok()
+}
+
+fn restart(value: &str) -> Option<Restart> {
+    match value {
+        "never" => Some(Restart::Never),
+        "reboot" => Some(Restart::Reboot),
+        "always" => Some(Restart::Always),
+        _ => None,
+    }
 }
 
 /// Decimal digits only: `from_str_radix` would take a sign.
@@ -268,6 +357,7 @@ mod tests {
     use std::format;
     use std::string::ToString;
 
+    use crate::abi::sched::SHUTDOWN_POWEROFF;
     use gnttab_fast::policy::Version;
     use proptest::prelude::*;
 
@@ -293,7 +383,7 @@ mod tests {
     #[test]
     fn every_word_is_understood() {
         let config = domain(
-            "k domain=d.1 control input mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
+            "k domain=d.1 control input restart=never mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
              gnttab_max_maptrack_frames=9 data=/x/trace.bin --  a=1 -- b ",
         );
         assert_eq!((config.memory, config.vcpus, config.control), (1 << 30, 4, true));
@@ -303,6 +393,35 @@ mod tests {
         assert_eq!((config.grants.max_frames, config.grants.max_maptrack_frames), (8, 9));
         assert_eq!(config.data, Some("trace.bin"));
         assert_eq!(config.cmdline, "a=1 -- b");
+    }
+
+    #[test]
+    fn who_is_built_again() {
+        let when = |word: &str| domain(&format!("k domain=a {word}")).restart;
+        assert_eq!(when(""), Restart::Never);
+        let table = [
+            ("restart=never", [false; 4]),
+            ("restart=reboot", [false, true, false, false]),
+            ("restart=always", [false, true, true, true]),
+        ];
+        for (word, wanted) in table {
+            let codes = [SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG];
+            assert_eq!(codes.map(|code| when(word).after(code)), wanted, "{word}");
+        }
+        for word in ["control", "store"] {
+            let string = format!("k domain=a {word} restart=reboot");
+            assert!(parse(&string, &Options::default()).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_table_is_known_and_named() {
+        let bad = parse("k domain=a colour=blue", &Options::default()).expect_err("no such word").to_string();
+        for word in WORDS.iter().flat_map(|word| word.form.split("`, `")) {
+            let end = word.find('=').map_or(word.len(), |at| at + 1);
+            let start = word[..end].split(' ').next().unwrap_or("");
+            assert!(bad.contains(&format!(" {start} ")) || bad.ends_with(start), "{word}");
+        }
     }
 
     #[test]
@@ -337,6 +456,8 @@ mod tests {
             ("domain=a cpus=0-999999999", "'cpus=0-999999999'"),
             ("domain=a gnttab=max_ver:1,colour", "'colour'"),
             ("domain=a gnttab_max_frames=0", "'gnttab_max_frames=0'"),
+            ("domain=a restart=", "'restart='"),
+            ("domain=a restart=often", "'restart=often'"),
             ("domain=a data=", "'data='"),
             ("domain=a data", "'data'"),
             ("control data", "'data'"),

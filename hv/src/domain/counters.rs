@@ -122,8 +122,8 @@ pub(super) struct Summary {
     /// Whose.
     pub(super) id: DomId,
     name: ArrayString<NAME_MAX>,
-    code: u32,
-    ran_ns: u64,
+    pub(super) code: u32,
+    pub(super) ran_ns: u64,
     exits: [u64; ExitKind::COUNT],
     grants: [u64; 4],
     events_sent: u64,

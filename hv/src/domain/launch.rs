@@ -8,9 +8,12 @@ use core::sync::atomic::Ordering;
 use gnttab_fast::types::DomId;
 
 use super::{
-    builder::{self, Data},
-    config::{self, Config, Role},
-    lifecycle, special, table,
+    Domain,
+    builder::{self, Building, Data},
+    config::{self, Config, Restart, Role},
+    lifecycle,
+    restart::{self, Description},
+    special, table,
 };
 use crate::arch::x86::{percpu, time};
 use crate::boot::{self, Module};
@@ -85,16 +88,20 @@ pub fn launch(modules: &[Module], options: &Options) {
     if let Some(domain) = input.and_then(|id| table::get(id, &guard)) {
         input::focus_on(domain);
     }
-    for domain in table::all(&guard) {
-        domain.started.store(time::now_ns(), Ordering::Relaxed);
-        pvclock::publish_all(domain);
-        if let Some(first) = domain.vcpus().first() {
-            sched::start_vcpu(first);
-        }
+    restart::set_next(next);
+    table::all(&guard).for_each(|domain| start(domain));
+}
+
+/// Lets a domain run that is in the table.
+pub(super) fn start(domain: &Domain) {
+    domain.started.store(time::now_ns(), Ordering::Relaxed);
+    pvclock::publish_all(domain);
+    if let Some(first) = domain.vcpus().first() {
+        sched::start_vcpu(first);
     }
 }
 
-fn build(id: DomId, module: &Module, config: &Config<'_>, modules: &[Module], options: &Options) {
+fn build(id: DomId, module: &Module, config: &Config<'static>, modules: &[Module], options: &Options) {
     let name = &config.name;
     if usize::from(id.0) >= table::MAX_DOMAINS {
         boot::fail(format_args!("more than {} domains", table::MAX_DOMAINS - 1));
@@ -109,7 +116,15 @@ fn build(id: DomId, module: &Module, config: &Config<'_>, modules: &[Module], op
             boot::fail(format_args!("domain '{name}': no data module is called '{}'", wanted.escape_debug()))
         }
     });
-    let domain = match builder::build(id, config, module.bytes(), data, percpu::cpus_online(), &guard) {
+    let built = if config.restart == Restart::Never {
+        builder::build(id, config, module.bytes(), data, percpu::cpus_online(), &guard)
+    } else {
+        Description::read(config.clone(), module, data)
+            .and_then(|description| description.begin(id))
+            .and_then(|building: Building<'_>| building.all(&guard))
+            .map(Arc::new)
+    };
+    let domain = match built {
         Ok(domain) => domain,
         Err(why) => boot::fail(format_args!(
             "domain '{name}' ('{}'): {why}",

@@ -12,6 +12,7 @@
 //! 4. take it out of the table of domains, and wait until the last reference is gone;
 //! 5. count what it still owns: frames that are left are leaked, and the summary says so.
 //!
+//! Then it may be built again, in steps of the same loop ([`restart`](super::restart)).
 //! When the last domain is dead, `when_done=` says what becomes of the machine.
 #![forbid(unsafe_code)]
 
@@ -22,7 +23,12 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use gnttab_fast::types::{DomId, Mfn};
 use spin::Mutex;
 
-use super::{Domain, Life, Vcpu, counters::Summary, table};
+use super::{
+    Domain, Life, Vcpu,
+    counters::Summary,
+    restart::{self, Description},
+    table,
+};
 use crate::abi::sched::{
     SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SOFT_RESET, SHUTDOWN_SUSPEND,
     SHUTDOWN_WATCHDOG,
@@ -79,6 +85,20 @@ impl Drop for Reap {
 struct Gone {
     dropped: Arc<AtomicBool>,
     summary: Summary,
+    again: Option<&'static Description>,
+    /// It had the console's input.
+    input: bool,
+}
+
+/// What a step of the reaper found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reaped {
+    More,
+    /// Nothing is left of it.
+    Dead {
+        /// It will be built again.
+        again: bool,
+    },
 }
 
 /// What becomes of the machine after the last domain.
@@ -94,6 +114,16 @@ pub(super) fn born(domain: &Domain) {
     } else {
         LIVING.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// The store's domain, if there is one.
+pub(super) fn store() -> Option<DomId> {
+    u16::try_from(STORE.load(Ordering::SeqCst)).ok().map(DomId)
+}
+
+/// Whether something is left of a domain that had this number.
+pub(super) fn is_dying(id: DomId) -> bool {
+    DYING.load(Ordering::SeqCst) >> id.0 & 1 != 0
 }
 
 /// Tells those who follow the lives of domains (`VIRQ_DOM_EXC`).
@@ -128,6 +158,14 @@ pub fn shutdown(domain: &Domain, reason: u32) {
         info!("d{} {}: {why}", domain.id.0, domain.name);
     } else {
         warn!("d{} {}: {why}", domain.id.0, domain.name);
+    }
+}
+
+/// Ends a running domain as its operator asks, like a machine's reset button: it is built again where it would be if
+/// it had asked for that itself.
+pub fn reset(domain: &Domain) {
+    if end(domain, SHUTDOWN_REBOOT) {
+        warn!("d{} {}: ended by the console", domain.id.0, domain.name);
     }
 }
 
@@ -208,39 +246,47 @@ pub(crate) fn went_down(domain: &Domain) {
 /// Whether the reaper has anything to do.
 #[must_use]
 pub(crate) fn pending() -> bool {
-    DYING.load(Ordering::SeqCst) != 0
+    DYING.load(Ordering::SeqCst) != 0 || restart::pending()
 }
 
-/// One bounded step of reaping, if there is anything to reap and nobody else does; true when there is more.
+/// One bounded step of reaping, or of building again what was reaped, if there is anything to do and nobody else does
+/// it; true when there is more.
 pub(crate) fn work() -> bool {
-    let dying = DYING.load(Ordering::SeqCst);
-    if dying == 0 {
+    if !pending() {
         return false;
     }
     if REAPING.swap(true, Ordering::Acquire) {
         // Another pCPU is at it, and goes on until nothing is left.
         return false;
     }
+    let dying = DYING.load(Ordering::SeqCst);
     let mut id = 0;
     while id < table::MAX_DOMAINS {
         if dying >> id & 1 != 0
             && let Ok(number) = u16::try_from(id)
-            && reap(DomId(number))
+            && let Reaped::Dead { again } = reap(DomId(number))
         {
             DYING.fetch_and(!(1 << id), Ordering::SeqCst);
             announce();
-            if u32::from(number) != STORE.load(Ordering::SeqCst) {
+            if !again && u32::from(number) != STORE.load(Ordering::SeqCst) {
                 died();
             }
         }
         id += 1;
     }
+    if restart::pending() {
+        match restart::step() {
+            restart::Step::On => {}
+            restart::Step::Started => announce(),
+            restart::Step::GivenUp => died(),
+        }
+    }
     REAPING.store(false, Ordering::Release);
     pending()
 }
 
-/// One step for one domain; true when it is dead.
-fn reap(id: DomId) -> bool {
+/// One step for one domain.
+fn reap(id: DomId) -> Reaped {
     let guard = epoch::pin();
     let Some(domain) = table::arc(id, &guard).cloned() else {
         drop(guard);
@@ -255,11 +301,12 @@ fn reap(id: DomId) -> bool {
             if gone.is_none() {
                 domain.vcpus().iter().for_each(|vcpu| slots::give_back(vcpu.slot));
                 console::guest_flush(&domain.console, domain.who());
-                input::gone(&domain);
+                let input = input::gone(&domain);
                 let code = domain.shutdown_code.load(Ordering::SeqCst);
                 let ran = time::now_ns().saturating_sub(domain.started.load(Ordering::Relaxed));
                 let summary = Summary::of(&domain, code, ran);
-                *gone = Some(Gone { dropped: Arc::clone(&domain.reap.dropped), summary });
+                let dropped = Arc::clone(&domain.reap.dropped);
+                *gone = Some(Gone { dropped, summary, again: domain.description, input });
                 domain.life.store(Life::Dead as u8, Ordering::SeqCst);
                 table::remove(id, &guard);
             }
@@ -269,24 +316,26 @@ fn reap(id: DomId) -> bool {
     if let Some(next) = next {
         domain.reap.step.store(next, Ordering::Relaxed);
     }
-    false
+    Reaped::More
 }
 
 /// The domain is out of the table: waits until its last reference has dropped it, then counts.
-fn bury(id: DomId) -> bool {
+fn bury(id: DomId) -> Reaped {
     let mut gone = GONE.lock();
-    let Some(last) = &*gone else { return true };
+    let Some(last) = &*gone else { return Reaped::Dead { again: false } };
     if last.summary.id != id {
-        return false;
+        return Reaped::More;
     }
     if !last.dropped.load(Ordering::Acquire) {
         epoch::collect_some();
-        return false;
+        return Reaped::More;
     }
     // Its frames went to their grace period with the last reference; owners are counted at once.
     last.summary.print(frames::owned_by(id));
+    let (code, ran_ns) = (last.summary.code, last.summary.ran_ns);
+    let again = last.again.is_some_and(|what| restart::consider(what, code, ran_ns, last.input));
     *gone = None;
-    true
+    Reaped::Dead { again }
 }
 
 /// Gives back the frames of a leaf of a dead domain's p2m. Leaves of its own memory and of the frames it shares

@@ -35,6 +35,7 @@ pub mod image;
 pub mod launch;
 pub mod layout;
 pub mod lifecycle;
+pub mod restart;
 pub mod runstate;
 pub mod special;
 pub mod table;
@@ -106,6 +107,8 @@ pub struct Domain {
     pub console: GuestLine,
     /// It is the store's: it is told of every domain.
     pub store: bool,
+    /// What it is built from again, if it may be.
+    pub(crate) description: Option<&'static restart::Description>,
     /// The most frames of RAM it may have, the ACPI tables' and the store ring's among them.
     pub max_frames: u64,
     /// Bytes of RAM it was built with; [`layout`] tells where they are.
@@ -165,6 +168,7 @@ impl Domain {
             counters: Counters::new(),
             console: GuestLine::new(),
             store: parts.store,
+            description: None,
             max_frames: (parts.memory >> PAGE_SHIFT) + parts.acpi_pages + special::PAGES,
             ram_end: parts.memory,
             acpi_pages: parts.acpi_pages,

@@ -2,7 +2,8 @@
 //!
 //! Slots hold an `Arc` behind an epoch pointer: [`get`] is one load under the caller's guard, without
 //! counting a reference. A domain that leaves the table is dropped after a grace period, and lives on as
-//! long as somebody keeps an `Arc`. Numbers are never used twice in one boot.
+//! long as somebody keeps an `Arc`. A number is used again only when
+//! nothing of its last domain is left ([`restart`](super::restart)).
 #![expect(unsafe_code, reason = "dereference of epoch pointers")]
 
 use alloc::sync::Arc;

@@ -8,7 +8,7 @@ use gnttab_fast::types::DomId;
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::Call;
-use crate::abi::domctl::{DomainInfo, info};
+use crate::abi::domctl::{DomainInfo, handle, info};
 use crate::abi::errno::Errno;
 use crate::abi::sysctl::{DomainInfoList, Sysctl};
 use crate::domain::{Domain, Life, table};
@@ -51,6 +51,7 @@ fn about(domain: &Domain) -> DomainInfo {
         max_pages: domain.max_frames,
         nr_online_vcpus: vcpus,
         max_vcpu_id: vcpus.saturating_sub(1),
+        handle: handle(&domain.name),
         ..DomainInfo::new_zeroed()
     }
 }

@@ -819,7 +819,7 @@ fn pairs(machine: &mut Machine, made: &Artefacts, granters: bool) -> Result<()> 
     Ok(())
 }
 
-fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {
+pub(super) fn module(machine: &mut Machine, made: &Artefacts, guest: &str, string: &str) -> Result<()> {
     machine.cmdline = "when_done=poweroff".to_owned();
     machine.modules.push(Module::new(made.guest(guest)?, string));
     Ok(())

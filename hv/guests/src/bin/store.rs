@@ -10,7 +10,7 @@ use tollgate_guests::{fail, guest, say};
 guest!(main);
 
 fn main() {
-    let devices = Devices::parse(boot::cmdline())
+    let devices = Devices::parse(boot::cmdline(), hv::abi::domctl::handle)
         .unwrap_or_else(|word| fail!("command line: `{word}` is not understood; known: name= vif= vbd="));
     say!("store: serving");
     rings::serve(devices)

@@ -2,14 +2,20 @@
 //! line describes them.
 //!
 //! ```text
-//! name=DOMID:TEXT            the name of a domain
+//! name=DOMAIN                the name of a domain
 //! vif=FRONT:BACK             a network interface of domain FRONT, served by domain BACK
 //! vbd=FRONT:BACK:FILE        a block device, served from a file or device of domain BACK
 //! ```
 //!
-//! Interfaces and disks of a frontend are numbered as they come, from 0. Their nodes are written when both
-//! ends are connected, the frontend's first, both in state 1 (initialising); the backend's go when the
-//! frontend's domain does.
+//! A domain is its name among the boot modules, or its number; `name=DOMID:TEXT` gives a number a name of its own.
+//! Numbers are good for a domain's first life only: one that is built again has another. Interfaces and disks
+//! of a frontend are numbered as they come, from 0. Their nodes are written when both ends are connected, the
+//! frontend's first, both in state 1 (initialising).
+//!
+//! When one end goes, so do the other's nodes, by which Linux's drivers know that the device is gone; when it
+//! comes back they are written anew. Drivers look at their nodes when they are told of a change, so a
+//! frontend that has not seen the old ones go would take the new ones for them: it gets none before it has given up
+//! its watches on the old backend. One that never does keeps itself without a device.
 #![forbid(unsafe_code)]
 
 use alloc::{
@@ -35,19 +41,77 @@ enum Kind {
     Vbd { file: String },
 }
 
+/// A domain, as the command line has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Whom {
+    Number(u16),
+    Handle([u8; 16]),
+}
+
+/// What the hypervisor tells of a domain's name: its handle.
+pub type HandleOf = fn(&str) -> [u8; 16];
+
+/// A domain that lives: its number and its handle.
+pub type Living = (u16, [u8; 16]);
+
+impl Whom {
+    fn parse(word: &str, handle_of: HandleOf) -> Option<Self> {
+        match word.parse() {
+            Ok(number) => Some(Self::Number(number)),
+            Err(_) if word.is_empty() => None,
+            Err(_) => Some(Self::Handle(handle_of(word))),
+        }
+    }
+
+    /// Its number, if it is connected.
+    fn find(&self, store: &Store, living: &[Living]) -> Option<u16> {
+        let is = |&&(domid, ref handle): &&Living| match self {
+            Self::Number(number) => *number == domid,
+            Self::Handle(wanted) => wanted == handle,
+        };
+        living.iter().filter(|(domid, _)| store.is_introduced(*domid)).find(is).map(|&(domid, _)| domid)
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Device {
     kind: Kind,
+    front: Whom,
+    back: Whom,
+    number: u32,
+    place: Place,
+}
+
+/// Where a device is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    /// One of its ends is missing.
+    Nowhere,
+    /// Its backend has gone; its frontend may not have let go of what was there.
+    Left { front: u16, backend: String },
+    /// Its nodes are written.
+    There(Ends),
+}
+
+/// The numbers of a device's ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ends {
     front: u16,
     back: u16,
-    number: u32,
-    present: bool,
+}
+
+/// A name to be written, and for which number it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Name {
+    whom: Whom,
+    text: String,
+    written: Option<u16>,
 }
 
 /// All that is described.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Devices {
-    names: Vec<(u16, String)>,
+    names: Vec<Name>,
     devices: Vec<Device>,
 }
 
@@ -56,66 +120,94 @@ impl Devices {
     ///
     /// # Errors
     /// The first word that is not understood.
-    pub fn parse(line: &str) -> Result<Self, &str> {
+    pub fn parse(line: &str, handle_of: HandleOf) -> Result<Self, &str> {
         let mut all = Self::default();
         for word in line.split_ascii_whitespace() {
-            all.word(word).ok_or(word)?;
+            all.word(word, handle_of).ok_or(word)?;
         }
         Ok(all)
     }
 
-    fn word(&mut self, word: &str) -> Option<()> {
+    fn word(&mut self, word: &str, handle_of: HandleOf) -> Option<()> {
         let (what, value) = word.split_once('=')?;
-        let (front, rest) = value.split_once(':')?;
-        let front: u16 = front.parse().ok()?;
+        let (front, rest) = value.split_once(':').unwrap_or((value, ""));
+        let whom = Whom::parse(front, handle_of)?;
         let kind = match what {
             "name" => {
-                self.names.push((front, rest.to_string()));
+                let text = match (&whom, rest) {
+                    (Whom::Handle(_), "") => front,
+                    (Whom::Number(_), text) if !text.is_empty() => text,
+                    _ => return None,
+                };
+                self.names.push(Name { whom, text: text.to_string(), written: None });
                 return Some(());
             }
             "vif" => Kind::Vif,
             "vbd" => Kind::Vbd { file: rest.split_once(':')?.1.to_string() },
             _ => return None,
         };
-        let back = rest.split(':').next()?.parse().ok()?;
+        let back = Whom::parse(rest.split(':').next()?, handle_of)?;
         let same = |device: &&Device| {
-            device.front == front && core::mem::discriminant(&device.kind) == core::mem::discriminant(&kind)
+            device.front == whom && core::mem::discriminant(&device.kind) == core::mem::discriminant(&kind)
         };
         let number = u32::try_from(self.devices.iter().filter(same).count()).ok()?;
         if matches!(kind, Kind::Vbd { .. }) && number >= u32::from(DISKS) {
             return None;
         }
-        self.devices.push(Device { kind, front, back, number, present: false });
+        self.devices.push(Device { kind, front: whom, back, number, place: Place::Nowhere });
         Some(())
     }
 
-    /// Writes what can be written now; to be called when domains have come.
-    pub fn appear(&mut self, store: &mut Store) {
-        self.names.retain(|(domid, name)| {
-            let there = store.is_introduced(*domid);
-            if there {
-                let perms = Perms::new(0, 0).and(*domid, READ);
-                store.keep(&path::child(&path::home(*domid), "name"), name.as_bytes(), &perms);
+    /// Writes what can be written now; to be called when domains have come, and while devices are
+    /// [waited for](Self::waits).
+    pub fn appear(&mut self, store: &mut Store, living: &[Living]) {
+        for name in &mut self.names {
+            let now = name.whom.find(store, living);
+            if let Some(domid) = now.filter(|_| now != name.written) {
+                let perms = Perms::new(0, 0).and(domid, READ);
+                store.keep(&path::child(&path::home(domid), "name"), name.text.as_bytes(), &perms);
+                name.written = now;
             }
-            !there
-        });
+        }
         for device in &mut self.devices {
-            if !device.present && store.is_introduced(device.front) && store.is_introduced(device.back) {
-                device.present = true;
-                device.write(store);
+            match &device.place {
+                Place::There(_) => continue,
+                Place::Left { front, backend } if store.watches_below(*front, backend) => continue,
+                Place::Left { .. } | Place::Nowhere => device.place = Place::Nowhere,
+            }
+            let ends = (device.front.find(store, living), device.back.find(store, living));
+            if let (Some(front), Some(back)) = ends {
+                let ends = Ends { front, back };
+                device.place = Place::There(ends);
+                device.write(ends, store);
             }
         }
     }
 
+    /// Whether a frontend has not let go of a backend that is gone.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.devices.iter().any(|device| matches!(device.place, Place::Left { .. }))
+    }
+
     /// Removes what a domain's end leaves in others; to be called when it has gone.
     pub fn vanish(&mut self, store: &mut Store, domid: u16) {
-        for device in self.devices.iter_mut().filter(|device| device.present) {
-            if device.front == domid {
-                store.discard(&device.backend());
-            }
-            if device.front == domid || device.back == domid {
-                device.present = false;
-            }
+        for name in self.names.iter_mut().filter(|name| name.written == Some(domid)) {
+            name.written = None;
+        }
+        for device in &mut self.devices {
+            device.place = match &device.place {
+                &Place::There(ends) if ends.front == domid => {
+                    store.discard(&device.backend(ends));
+                    Place::Nowhere
+                }
+                &Place::There(ends) if ends.back == domid => {
+                    store.discard(&device.frontend(ends));
+                    Place::Left { front: ends.front, backend: device.backend(ends) }
+                }
+                Place::Left { front, .. } if *front == domid => Place::Nowhere,
+                _ => continue,
+            };
         }
     }
 }
@@ -136,30 +228,31 @@ impl Device {
         }
     }
 
-    fn frontend(&self) -> String {
-        format!("{}/device/{}/{}", path::home(self.front), self.class(), self.id())
+    fn frontend(&self, ends: Ends) -> String {
+        format!("{}/device/{}/{}", path::home(ends.front), self.class(), self.id())
     }
 
-    fn backend(&self) -> String {
-        format!("{}/backend/{}/{}/{}", path::home(self.back), self.class(), self.front, self.id())
+    fn backend(&self, ends: Ends) -> String {
+        format!("{}/backend/{}/{}/{}", path::home(ends.back), self.class(), ends.front, self.id())
     }
 
-    fn write(&self, store: &mut Store) {
-        let (frontend, backend) = (self.frontend(), self.backend());
+    fn write(&self, ends: Ends, store: &mut Store) {
+        let (frontend, backend) = (self.frontend(ends), self.backend(ends));
+        let Ends { front: front_id, back: back_id } = ends;
         let mut front = Vec::from([
             ("backend", backend.clone()),
-            ("backend-id", self.back.to_string()),
+            ("backend-id", back_id.to_string()),
             ("state", "1".to_string()),
         ]);
         let mut back = Vec::from([
             ("frontend", frontend.clone()),
-            ("frontend-id", self.front.to_string()),
+            ("frontend-id", front_id.to_string()),
             ("online", "1".to_string()),
             ("state", "1".to_string()),
         ]);
         match &self.kind {
             Kind::Vif => {
-                let [high, low] = self.front.to_be_bytes();
+                let [high, low] = front_id.to_be_bytes();
                 let mac = format!("00:16:3e:{high:02x}:{low:02x}:{:02x}", self.number % 256);
                 for side in [&mut front, &mut back] {
                     side.push(("handle", self.number.to_string()));
@@ -180,7 +273,7 @@ impl Device {
                 ]);
             }
         }
-        let sides = [(frontend, front, self.front, self.back), (backend, back, self.back, self.front)];
+        let sides = [(frontend, front, front_id, back_id), (backend, back, back_id, front_id)];
         for (at, nodes, owner, reader) in sides {
             let perms = Perms::new(owner, 0).and(reader, READ);
             store.keep(&at, b"", &perms);
@@ -201,6 +294,14 @@ mod tests {
     use super::super::tree::Quota;
     use super::*;
 
+    fn handle(name: &str) -> [u8; 16] {
+        core::array::from_fn(|at| name.as_bytes().get(at).copied().unwrap_or(0))
+    }
+
+    fn parse(line: &str) -> Result<Devices, &str> {
+        Devices::parse(line, handle)
+    }
+
     fn value(store: &Store, at: &str) -> Option<String> {
         let node = store.tree().get(at)?;
         Some(core::str::from_utf8(&node.value).unwrap().to_string())
@@ -209,13 +310,14 @@ mod tests {
     #[test]
     fn devices_appear_with_both_ends_and_go_with_the_frontend() {
         let mut store = Store::new(Quota::DEFAULT);
-        let mut devices = Devices::parse("vif=2:1 name=2:web vif=2:1 vbd=2:1:/dev/ram0").unwrap();
+        let living = [(1, [1; 16]), (2, [2; 16])];
+        let mut devices = parse("vif=2:1 name=2:web vif=2:1 vbd=2:1:/dev/ram0").unwrap();
         store.introduce(2);
-        devices.appear(&mut store);
+        devices.appear(&mut store, &living);
         assert_eq!(value(&store, "/local/domain/2/name").as_deref(), Some("web"));
         assert_eq!(value(&store, "/local/domain/2/device/vif/0/state"), None);
         store.introduce(1);
-        devices.appear(&mut store);
+        devices.appear(&mut store, &living);
         let get = |at: &str| value(&store, at);
         assert_eq!(get("/local/domain/2/device/vif/1/backend").unwrap(), "/local/domain/1/backend/vif/2/1");
         assert_eq!(get("/local/domain/1/backend/vif/2/1/mac").unwrap(), "00:16:3e:00:02:01");
@@ -231,17 +333,98 @@ mod tests {
         store.check().unwrap();
     }
 
+    /// A request of a client, and what it is answered.
+    fn ask(store: &mut Store, domid: u16, kind: u32, payload: &[u8]) -> Vec<u8> {
+        struct Nobody;
+        impl super::super::Host for Nobody {
+            fn introduce(&mut self, _: u16, _: u32) -> Result<(), super::super::wire::Error> {
+                Ok(())
+            }
+            fn release(&mut self, _: u16) {}
+            fn print(&mut self, _: &str) {}
+        }
+        let header = super::super::wire::Header { kind, req_id: 0, tx_id: 0, len: 0 };
+        let mut message = super::super::wire::message(header, payload);
+        while !message.is_empty() {
+            let taken = store.receive(domid, &message).unwrap();
+            message.drain(..taken);
+            store.turn(domid, &mut Nobody);
+        }
+        let mut answer = Vec::new();
+        loop {
+            let bytes = store.output(domid).to_vec();
+            if bytes.is_empty() {
+                return answer;
+            }
+            store.sent(domid, bytes.len());
+            answer.extend(bytes);
+        }
+    }
+
+    #[test]
+    fn names_find_a_domain_under_its_next_number() {
+        let mut store = Store::new(Quota::DEFAULT);
+        let mut devices = parse("name=web vif=web:driver vbd=web:driver:/dev/ram0").unwrap();
+        let (web, driver) = (handle("web"), handle("driver"));
+        store.introduce(3);
+        store.introduce(4);
+        devices.appear(&mut store, &[(3, driver), (4, web)]);
+        assert_eq!(value(&store, "/local/domain/4/name").as_deref(), Some("web"));
+        assert!(value(&store, "/local/domain/3/backend/vif/4/0/state").is_some());
+        // The frontend dies and comes back as 5.
+        store.release(4);
+        devices.vanish(&mut store, 4);
+        assert_eq!(value(&store, "/local/domain/3/backend/vbd/4/51712"), None);
+        devices.appear(&mut store, &[(3, driver)]);
+        store.introduce(5);
+        devices.appear(&mut store, &[(3, driver), (5, web)]);
+        assert_eq!(value(&store, "/local/domain/5/name").as_deref(), Some("web"));
+        assert_eq!(value(&store, "/local/domain/3/backend/vif/5/0/state").as_deref(), Some("1"));
+        store.check().unwrap();
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_waits_for_the_frontend_to_let_go() {
+        use super::super::wire::kind;
+        let mut store = Store::new(Quota::DEFAULT);
+        let mut devices = parse("vif=web:driver").unwrap();
+        let (web, driver) = (handle("web"), handle("driver"));
+        store.introduce(3);
+        store.introduce(4);
+        devices.appear(&mut store, &[(3, driver), (4, web)]);
+        let watch = b"/local/domain/3/backend/vif/4/0/state\0token\0";
+        assert!(!ask(&mut store, 4, kind::WATCH, watch).is_empty());
+        store.release(3);
+        devices.vanish(&mut store, 3);
+        assert_eq!(value(&store, "/local/domain/4/device/vif/0"), None, "the frontend sees it go");
+        store.introduce(6);
+        devices.appear(&mut store, &[(4, web), (6, driver)]);
+        assert!(devices.waits());
+        assert_eq!(value(&store, "/local/domain/4/device/vif/0"), None, "the old watch is still there");
+        ask(&mut store, 4, kind::UNWATCH, watch);
+        devices.appear(&mut store, &[(4, web), (6, driver)]);
+        assert!(!devices.waits());
+        assert_eq!(value(&store, "/local/domain/4/device/vif/0/backend-id").as_deref(), Some("6"));
+        assert_eq!(
+            value(&store, "/local/domain/6/backend/vif/4/0/frontend").as_deref(),
+            Some("/local/domain/4/device/vif/0")
+        );
+        store.check().unwrap();
+    }
+
     #[test]
     fn disks_have_letters_and_an_end() {
         assert_eq!((disk_letter(0), disk_letter(15)), ('a', 'p'));
         let disks = |count| ["vbd=2:1:/dev/ram0 "; 17][..count].concat();
-        assert!(Devices::parse(&disks(16)).is_ok() && Devices::parse(&disks(17)).is_err());
+        assert!(parse(&disks(16)).is_ok() && parse(&disks(17)).is_err());
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
-        for line in ["vif", "vif=1", "vif=1:x", "vbd=1:2", "colour=1:2", "name=x:y"] {
-            assert_eq!(Devices::parse(line), Err(line));
+        for line in
+            ["vif", "vif=1", "vif=1:", "vif=:1", "vbd=1:2", "colour=1:2", "name=x:y", "name=1", "name="]
+        {
+            assert_eq!(parse(line), Err(line));
         }
     }
 }

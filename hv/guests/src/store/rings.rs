@@ -17,7 +17,7 @@ use hv::abi::sysctl::{DomainInfoList, GETDOMAININFOLIST, INTERFACE_VERSION, Sysc
 use hv::abi::xen::{VIRQ_DOM_EXC, hypercall as number};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::devices::Devices;
+use super::devices::{Devices, Living};
 use super::wire::Error;
 use super::{Host, Store};
 use crate::rt::memory::{hole, pointer};
@@ -166,6 +166,8 @@ impl Ring {
 #[derive(Default)]
 pub struct Rings {
     rings: BTreeMap<u16, Ring>,
+    /// Domains that live, at the last look.
+    living: Vec<Living>,
     /// Domains that are left alone: released by the control domain, or without a ring that works.
     left: BTreeSet<u16>,
     /// Addresses free for a mapping.
@@ -238,8 +240,12 @@ impl Rings {
     /// Follows the hypervisor's list of domains.
     fn follow(&mut self, store: &mut Store, devices: &mut Devices, own: u16) {
         let list = domains();
-        let gone = |domid: u16| list.iter().all(|info| info.domain != domid || info.flags & info::DYING != 0);
+        let lives = list.iter().filter(|info| info.flags & info::DYING == 0);
+        self.living = lives.map(|info| (info.domain, info.handle)).collect();
+        let gone = |domid: u16| self.living.iter().all(|&(living, _)| living != domid);
         let ended: Vec<u16> = self.rings.keys().copied().filter(|&domid| gone(domid)).collect();
+        // Their numbers may come back.
+        self.left.retain(|&domid| !gone(domid));
         for domid in ended {
             self.disconnect(domid);
             store.release(domid);
@@ -261,7 +267,7 @@ impl Rings {
                 }
             }
         }
-        devices.appear(store);
+        devices.appear(store, &self.living);
     }
 
     /// One turn of every ring; true if anything moved.
@@ -314,6 +320,10 @@ pub fn serve(mut devices: Devices) -> ! {
         // Any event may be that of the domains' list, and asking for it is cheap.
         rings.follow(&mut store, &mut devices, own);
         while rings.turn(&mut store) {}
+        if devices.waits() {
+            devices.appear(&mut store, &rings.living);
+            while rings.turn(&mut store) {}
+        }
         events::wait_upcall();
     }
 }

@@ -111,6 +111,12 @@ impl Store {
         self.connections.contains_key(&domid)
     }
 
+    /// Whether a client watches anything at a path or below.
+    #[must_use]
+    pub fn watches_below(&self, domid: u16, at: &str) -> bool {
+        self.watches.any_below(domid, at)
+    }
+
     /// Sets a node on the store's own account, as a toolstack would: its value and who may do what with it.
     pub fn keep(&mut self, at: &str, value: &[u8], perms: &Perms) {
         let (mut view, root) = self.tree.own_view();

@@ -39,6 +39,19 @@ impl Watches {
         self.by_path.get(at)?.iter().position(|watch| watch.domid == domid && watch.token == token)
     }
 
+    /// Whether a client has one on `at` or below.
+    #[must_use]
+    pub fn any_below(&self, domid: u16, at: &str) -> bool {
+        let below = alloc::format!("{at}/");
+        let lists = self.by_path.get(at).into_iter().chain(
+            self.by_path
+                .range(below.clone()..)
+                .take_while(|(path, _)| path.starts_with(&below))
+                .map(|(_, list)| list),
+        );
+        lists.flatten().any(|watch| watch.domid == domid)
+    }
+
     /// Adds a watch on an absolute or special path; false: it is there already.
     pub fn add(&mut self, at: &str, watch: Watch) -> bool {
         if self.find(at, watch.domid, &watch.token).is_some() {
