@@ -4,6 +4,7 @@
 //! holds busybox and one script, which says `@result` with what the kernel tells of itself and powers the
 //! domain off.
 
+pub mod faults;
 pub mod initramfs;
 pub mod network;
 pub mod packages;
@@ -63,6 +64,9 @@ pub struct LinuxArgs {
     /// Only boot that many domains, each alone, instead of the driver domain and its two clients
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=24))]
     domains: Option<u32>,
+    /// Instead: a client is killed in the middle of traffic, the driver domain twice; each comes back
+    #[arg(long, conflicts_with_all = ["domains", "shell"])]
+    faults: bool,
     /// Count guest time in instructions: figures do not depend on the host; one pCPU
     #[arg(long)]
     icount: bool,
@@ -100,6 +104,7 @@ impl LinuxArgs {
             kernel_file: None,
             vcpus,
             domains: Some(domains),
+            faults: false,
             icount: false,
             mem: 256,
             cpus: 2,
@@ -134,6 +139,11 @@ pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
             ));
         }
         return shell::lend(&machine, domain);
+    }
+    if args.faults {
+        faults::run(args)?;
+        println!("a client and, twice, the driver domain were lost in the middle of traffic, and came back");
+        return Ok(());
     }
     if args.domains.is_none() {
         let told = network::run(args)?;

@@ -13,13 +13,14 @@ use super::{BESIDE_MIB, LinuxArgs};
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
 use crate::progress::Step;
-use crate::qemu::{self, Ending, Machine, Module, Next};
+use crate::qemu::{self, Ending, Line, Machine, Module, Next};
 use crate::{accel, places};
 
-/// The domains behind the store, which is d1, by name, role and number.
+/// The domains behind the store, by name and role.
 const DOMAINS: [(&str, &str); 3] = [("driver", "driver"), ("client", "client"), ("peer", "peer")];
 /// What a toolstack would write: both clients have an interface, the first a disk.
-const NODES: &str = "name=2:driver name=3:client name=4:peer vif=3:2 vif=4:2 vbd=3:2:/dev/ram0";
+const NODES: &str =
+    "name=driver name=client name=peer vif=client:driver vif=peer:driver vbd=client:driver:/dev/ram0";
 /// Size of the disk, MiB.
 const DISK: u32 = 16;
 const DATA: &str = "traffic.cpio";
@@ -43,11 +44,18 @@ pub struct Told {
     ended: Vec<Ended>,
 }
 
-/// Boots all and takes in what they say.
-///
-/// # Errors
-/// When a domain fails, does not end, or leaves something behind.
-pub fn run(args: &LinuxArgs) -> Result<Told> {
+/// A Linux domain with devices.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    pub name: String,
+    /// More words of its module's string.
+    pub module: String,
+    /// Words for its script.
+    pub kernel: String,
+}
+
+/// The machine with the store, which is d1 and writes the nodes of these devices, and these domains, d2 and so on.
+pub fn machine(args: &LinuxArgs, nodes: &str, domains: &[Linux]) -> Result<Machine> {
     let dir = places::target().join("linux");
     let made = image::build(&ImageArgs::default())?;
     let step = Step::new("Fetching Debian's kernel and programs");
@@ -64,18 +72,52 @@ pub fn run(args: &LinuxArgs) -> Result<Told> {
     machine.accel = accel::choose(args.accel, &made)?;
     machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.icount = args.icount;
-    machine.mem_mib = BESIDE_MIB + 64 + 3 * (args.mem + 4);
+    let count = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+    machine.mem_mib = BESIDE_MIB + 128 + count.saturating_mul(args.mem + 12);
     machine.limit = Duration::from_secs(args.limit);
-    machine.modules.push(Module::new(made.guest("store")?, format!("domain=store store -- {NODES}")));
-    for (name, role) in DOMAINS {
+    machine.modules.push(Module::new(made.guest("store")?, format!("domain=store store -- {nodes}")));
+    for Linux { name, module, kernel: words } in domains {
         let string = format!(
-            "domain={name} mem={}M vcpus={} data={DATA} -- console=hvc0 quiet role={role} clients=2 disk={DISK} \
-             end=off {}",
+            "domain={name} {module} mem={}M vcpus={} data={DATA} -- console=hvc0 quiet {words} {}",
             args.mem, args.vcpus, args.append
         );
         machine.modules.push(Module::new(&kernel, string.trim_end()));
     }
     machine.modules.push(Module::new(&data, "data"));
+    Ok(machine)
+}
+
+/// What a line of a domain or of the hypervisor says is wrong.
+pub fn trouble(line: &Line<'_>) -> Option<String> {
+    if line.text.starts_with("@fail") || qemu::is_panic(line) {
+        return Some(format!("{}: {}", line.domain.unwrap_or("hv"), line.text));
+    }
+    let leaked = line.domain.is_none()
+        && line.text.contains("leaked frames")
+        && !line.text.ends_with("leaked frames: 0, handles: 0");
+    leaked.then(|| line.text.to_owned())
+}
+
+/// What was wrong with the end of a boot that was to switch itself off.
+pub fn ended_badly(ending: &Ending, limit: u64) -> Option<String> {
+    match ending {
+        Ending::Off => None,
+        Ending::Late(place) => Some(format!("still running after {limit} s{place}")),
+        other => Some(format!("the machine did not end in peace: {other:?}")),
+    }
+}
+
+/// Boots all and takes in what they say.
+///
+/// # Errors
+/// When a domain fails, does not end, or leaves something behind.
+pub fn run(args: &LinuxArgs) -> Result<Told> {
+    let domains = DOMAINS.map(|(name, role)| Linux {
+        name: name.to_owned(),
+        module: String::new(),
+        kernel: format!("role={role} clients=2 disk={DISK} end=off"),
+    });
+    let machine = machine(args, NODES, &domains)?;
 
     let step = Step::new("Traffic between Linux domains");
     let since = Instant::now();
@@ -87,29 +129,25 @@ pub fn run(args: &LinuxArgs) -> Result<Told> {
         if args.console {
             println!("{now:>7.2} ({}) {}", line.domain.unwrap_or("hv"), line.text);
         }
-        if line.text.starts_with("@fail") || qemu::is_panic(line) {
-            wrong = Some(format!("{}: {}", line.domain.unwrap_or("hv"), line.text));
+        wrong = trouble(line);
+        if wrong.is_some() {
             return Next::Stop;
         }
         if line.domain.is_none() {
             told.ended.extend(ended(line.text));
-            if line.text.contains("leaked frames") && !line.text.ends_with("leaked frames: 0, handles: 0") {
-                wrong = Some(line.text.to_owned());
-            }
         }
         if let Some(said) = line.text.strip_prefix("@result ") {
             match Said::parse(said) {
                 Ok(said) => told.said.push((now, said)),
-                Err(error) => wrong = Some(format!("{error:#}")),
+                Err(error) => {
+                    wrong = Some(format!("{error:#}"));
+                    return Next::Stop;
+                }
             }
         }
         Next::More
     })?;
-    let wrong = wrong.or_else(|| match &boot.ending {
-        Ending::Off => None,
-        Ending::Late(place) => Some(format!("still running after {} s{place}", args.limit)),
-        other => Some(format!("the machine did not end in peace: {other:?}")),
-    });
+    let wrong = wrong.or_else(|| ended_badly(&boot.ending, args.limit));
     match wrong.or_else(|| told.lacks()) {
         None => Ok(told),
         Some(why) => Err(stop(Exit::Failed, format!("{why}\n{}", boot.tail(40)))),
