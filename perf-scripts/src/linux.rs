@@ -6,8 +6,10 @@
 
 pub mod faults;
 pub mod initramfs;
+pub mod many;
 pub mod network;
 pub mod packages;
+pub mod soak;
 pub mod traffic;
 
 use std::fs;
@@ -67,6 +69,14 @@ pub struct LinuxArgs {
     /// Instead: a client is killed in the middle of traffic, the driver domain twice; each comes back
     #[arg(long, conflicts_with_all = ["domains", "shell"])]
     faults: bool,
+    /// Instead: so many domains with an interface each, on the driver domain's bridge, ping one another
+    #[arg(long, value_name = "N", conflicts_with_all = ["domains", "shell", "faults"],
+          value_parser = clap::value_parser!(u32).range(2..=40))]
+    bridged: Option<u32>,
+    /// Instead: so many seconds of mixed traffic, of which nothing may be lost and the hypervisor may not grow
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["domains", "shell", "faults", "bridged"],
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    soak: Option<u64>,
     /// Count guest time in instructions: figures do not depend on the host; one pCPU
     #[arg(long)]
     icount: bool,
@@ -105,6 +115,8 @@ impl LinuxArgs {
             vcpus,
             domains: Some(domains),
             faults: false,
+            bridged: None,
+            soak: None,
             icount: false,
             mem: 256,
             cpus: 2,
@@ -115,6 +127,20 @@ impl LinuxArgs {
             limit: 240,
             json: None,
         }
+    }
+
+    /// For a test: domains with devices, on the cloud kernel.
+    pub const fn devices() -> Self {
+        let mut args = Self::test(Flavour::Cloud, 1, 1);
+        args.domains = None;
+        args
+    }
+
+    /// For a test: domains of this size.
+    #[must_use]
+    pub const fn of_mib(mut self, mem: u32) -> Self {
+        self.mem = mem;
+        self
     }
 
     /// The same with more for the kernel's command line, and a shell in the first domain, which is asked something.
@@ -144,6 +170,16 @@ pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
         faults::run(args)?;
         println!("a client and, twice, the driver domain were lost in the middle of traffic, and came back");
         return Ok(());
+    }
+    if let Some(seconds) = args.soak {
+        let told = soak::run(args, seconds)?;
+        told.print();
+        return write(args, &told.json());
+    }
+    if let Some(clients) = args.bridged {
+        let told = many::run(args, clients)?;
+        told.print();
+        return write(args, &told.json());
     }
     if args.domains.is_none() {
         let told = network::run(args)?;

@@ -182,6 +182,18 @@ fn steps(no_install: bool) -> Vec<TestStep> {
     steps.push(TestStep::new("linux: cloud kernel, xAPIC, 2 vCPUs, a shell", false, || {
         linux::run(&LinuxArgs::test(Flavour::Cloud, 1, 2).with_shell("nox2apic")).map(|results| results.len())
     }));
+    steps.push(TestStep::new("linux: a driver domain, two clients, a disk", false, || {
+        linux::network::run(&LinuxArgs::devices()).map(|_| 1)
+    }));
+    steps.push(TestStep::new("linux: a client and the driver lost in mid traffic, and back", false, || {
+        linux::faults::run(&LinuxArgs::devices()).map(|()| 1)
+    }));
+    steps.push(TestStep::new("linux: six clients on a bridge, 128 MiB each", false, || {
+        linux::many::run(&LinuxArgs::devices().of_mib(128), 6).map(|_| 1)
+    }));
+    steps.push(TestStep::new("linux: three minutes of mixed traffic", false, || {
+        linux::soak::run(&LinuxArgs::devices(), 180).map(|_| 1)
+    }));
     for &policy in conformance::POLICIES {
         let name = if policy.is_empty() {
             "conformance".to_owned()

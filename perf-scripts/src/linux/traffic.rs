@@ -11,8 +11,12 @@ use crate::progress::Step;
 
 /// What runs as process 1.
 const INIT: &str = include_str!("traffic.sh");
-/// The same for domains that lose each other; `rdinit=` chooses.
-pub const FAULTS: &str = include_str!("faults.sh");
+/// The same for domains that lose each other, for many of them, and for a long run; `rdinit=` chooses.
+const OTHERS: [(&str, &str); 3] = [
+    ("faults", include_str!("faults.sh")),
+    ("many", include_str!("many.sh")),
+    ("soak", include_str!("soak.sh")),
+];
 /// Beside busybox.
 const PACKAGES: [&str; 2] = ["iperf3", "xenstore-utils"];
 const PROGRAMS: [&str; 4] = ["iperf3", "xenstore-list", "xenstore-read", "xenstore-write"];
@@ -53,7 +57,9 @@ pub fn initramfs(kernel: &Path, dir: &Path, step: &Step) -> Result<Vec<u8>> {
     }
     packages::modules(&mut archive, kernel, &MODULES)?;
     archive.program("init", INIT.as_bytes());
-    archive.program("faults", FAULTS.as_bytes());
+    for (name, script) in OTHERS {
+        archive.program(name, script.as_bytes());
+    }
     Ok(archive.finish())
 }
 
