@@ -15,7 +15,9 @@
 //! When one end goes, so do the other's nodes, by which Linux's drivers know that the device is gone; when it
 //! comes back they are written anew. Drivers look at their nodes when they are told of a change, so a
 //! frontend that has not seen the old ones go would take the new ones for them: it gets none before it has given up
-//! its watches on the old backend. One that never does keeps itself without a device.
+//! its watches on the old backend. One that never does keeps itself without a device. Linux gives them up first
+//! and says last that the device is closed (state 6, where there is a node to say it in), which may hit a new
+//! node: a frontend that is closed and watches no backend gets its nodes anew.
 #![forbid(unsafe_code)]
 
 use alloc::{
@@ -29,6 +31,8 @@ use super::{
     perms::{Perms, READ},
 };
 
+/// `XenbusStateClosed`
+const CLOSED: &[u8] = b"6";
 /// The first of Linux's `xvd` disks, and how far apart they are.
 const FIRST_DISK: u32 = 51712;
 const DISK_STEP: u32 = 16;
@@ -100,6 +104,13 @@ struct Ends {
     back: u16,
 }
 
+/// One end of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Front,
+    Back,
+}
+
 /// A name to be written, and for which number it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Name {
@@ -158,9 +169,10 @@ impl Devices {
         Some(())
     }
 
-    /// Writes what can be written now; to be called when domains have come, and while devices are
-    /// [waited for](Self::waits).
-    pub fn appear(&mut self, store: &mut Store, living: &[Living]) {
+    /// Writes what can be written now; to be called when domains have come and when they have done something. True when
+    /// something was written.
+    pub fn appear(&mut self, store: &mut Store, living: &[Living]) -> bool {
+        let mut wrote = false;
         for name in &mut self.names {
             let now = name.whom.find(store, living);
             if let Some(domid) = now.filter(|_| now != name.written) {
@@ -171,7 +183,16 @@ impl Devices {
         }
         for device in &mut self.devices {
             match &device.place {
-                Place::There(_) => continue,
+                &Place::There(ends) => {
+                    if device.is_closed(ends, store)
+                        && !store.watches_below(ends.front, &device.backend(ends))
+                    {
+                        store.discard(&device.frontend(ends));
+                        device.write(ends, &[Side::Front], store);
+                        wrote = true;
+                    }
+                    continue;
+                }
                 Place::Left { front, backend } if store.watches_below(*front, backend) => continue,
                 Place::Left { .. } | Place::Nowhere => device.place = Place::Nowhere,
             }
@@ -179,15 +200,11 @@ impl Devices {
             if let (Some(front), Some(back)) = ends {
                 let ends = Ends { front, back };
                 device.place = Place::There(ends);
-                device.write(ends, store);
+                device.write(ends, &[Side::Front, Side::Back], store);
+                wrote = true;
             }
         }
-    }
-
-    /// Whether a frontend has not let go of a backend that is gone.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.devices.iter().any(|device| matches!(device.place, Place::Left { .. }))
+        wrote
     }
 
     /// Removes what a domain's end leaves in others; to be called when it has gone.
@@ -236,7 +253,15 @@ impl Device {
         format!("{}/backend/{}/{}/{}", path::home(ends.back), self.class(), ends.front, self.id())
     }
 
-    fn write(&self, ends: Ends, store: &mut Store) {
+    /// Whether the frontend says that it is closed.
+    fn is_closed(&self, ends: Ends, store: &Store) -> bool {
+        store
+            .tree()
+            .get(&path::child(&self.frontend(ends), "state"))
+            .is_some_and(|node| *node.value == *CLOSED)
+    }
+
+    fn write(&self, ends: Ends, wanted: &[Side], store: &mut Store) {
         let (frontend, backend) = (self.frontend(ends), self.backend(ends));
         let Ends { front: front_id, back: back_id } = ends;
         let mut front = Vec::from([
@@ -273,8 +298,11 @@ impl Device {
                 ]);
             }
         }
-        let sides = [(frontend, front, front_id, back_id), (backend, back, back_id, front_id)];
-        for (at, nodes, owner, reader) in sides {
+        let sides = [
+            (Side::Front, frontend, front, front_id, back_id),
+            (Side::Back, backend, back, back_id, front_id),
+        ];
+        for (_, at, nodes, owner, reader) in sides.into_iter().filter(|(side, ..)| wanted.contains(side)) {
             let perms = Perms::new(owner, 0).and(reader, READ);
             store.keep(&at, b"", &perms);
             for (leaf, value) in nodes {
@@ -399,16 +427,38 @@ mod tests {
         assert_eq!(value(&store, "/local/domain/4/device/vif/0"), None, "the frontend sees it go");
         store.introduce(6);
         devices.appear(&mut store, &[(4, web), (6, driver)]);
-        assert!(devices.waits());
         assert_eq!(value(&store, "/local/domain/4/device/vif/0"), None, "the old watch is still there");
         ask(&mut store, 4, kind::UNWATCH, watch);
         devices.appear(&mut store, &[(4, web), (6, driver)]);
-        assert!(!devices.waits());
         assert_eq!(value(&store, "/local/domain/4/device/vif/0/backend-id").as_deref(), Some("6"));
         assert_eq!(
             value(&store, "/local/domain/6/backend/vif/4/0/frontend").as_deref(),
             Some("/local/domain/4/device/vif/0")
         );
+        store.check().unwrap();
+    }
+
+    #[test]
+    fn a_frontend_that_closes_a_new_device_gets_it_again() {
+        use super::super::wire::kind;
+        let mut store = Store::new(Quota::DEFAULT);
+        let mut devices = parse("vif=web:driver").unwrap();
+        let living = [(3, handle("driver")), (4, handle("web"))];
+        store.introduce(3);
+        store.introduce(4);
+        assert!(devices.appear(&mut store, &living));
+        let (front, back) = ("/local/domain/4/device/vif/0/state", "/local/domain/3/backend/vif/4/0/state");
+        ask(&mut store, 3, kind::WRITE, format!("{back}\x002").as_bytes());
+        ask(&mut store, 4, kind::WRITE, format!("{front}\x006").as_bytes());
+        assert!(devices.appear(&mut store, &living));
+        assert_eq!(value(&store, front).as_deref(), Some("1"));
+        assert_eq!(value(&store, back).as_deref(), Some("2"), "the backend's side is as it was");
+        assert!(!devices.appear(&mut store, &living));
+        // One that still has to do with its backend closes for good.
+        ask(&mut store, 4, kind::WATCH, format!("{back}\0token\0").as_bytes());
+        ask(&mut store, 4, kind::WRITE, format!("{front}\x006").as_bytes());
+        assert!(!devices.appear(&mut store, &living));
+        assert_eq!(value(&store, front).as_deref(), Some("6"));
         store.check().unwrap();
     }
 
