@@ -283,8 +283,13 @@ pub fn boot_traced(
             Event::Quiet => break Ending::Late(whereabouts(machine, &control, &lines)),
             Event::Closed => {
                 let status = job.wait()?;
-                let ending =
-                    if status.success() { Ending::Off } else { Ending::NoRun(complaints.trim().to_owned()) };
+                // Ended by a signal it exits as if the machine had switched itself off.
+                let ended = complaints.contains("terminating on signal");
+                let ending = if status.success() && !ended {
+                    Ending::Off
+                } else {
+                    Ending::NoRun(complaints.trim().to_owned())
+                };
                 return Ok(Boot { ending, lines });
             }
         }

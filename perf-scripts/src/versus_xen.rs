@@ -38,6 +38,9 @@ pub struct VersusXenArgs {
     /// Only Xen's side of the traffic: for figures to reach
     #[arg(long, requires = "linux")]
     xen_only: bool,
+    /// Only Tollgate's side of the traffic: to see what a change brings
+    #[arg(long, requires = "linux", conflicts_with = "xen_only")]
+    tollgate_only: bool,
     /// How often each side runs, in turns; the medians are compared
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
@@ -77,7 +80,7 @@ pub fn versus_xen(args: &VersusXenArgs, no_install: bool) -> Result<()> {
     }
     if !args.micro {
         let made = if args.xen_only { None } else { Some(build()?) };
-        part(traffic::measure(made.as_ref(), &debian, args.runs)?)?;
+        part(traffic::measure(made.as_ref(), &debian, args.runs, args.tollgate_only)?)?;
     }
     Ok(())
 }

@@ -23,8 +23,13 @@ use crate::{places, xen};
 /// What one boot told.
 type Told = Vec<Said>;
 
-/// Boots all in turns; without the guests of ours, Xen alone.
-pub fn measure(made: Option<&Artefacts>, (image, version): &(PathBuf, String), runs: u32) -> Result<Report> {
+/// Boots all in turns; without the guests of ours, Xen alone; `alone`: Tollgate alone.
+pub fn measure(
+    made: Option<&Artefacts>,
+    (image, version): &(PathBuf, String),
+    runs: u32,
+    alone: bool,
+) -> Result<Report> {
     let dir = places::target().join("linux");
     let step = Step::new("Fetching Debian's kernels and Xen's toolstack");
     let kernel = linux::kernel(Flavour::Cloud, &dir, &step)?;
@@ -47,7 +52,7 @@ pub fn measure(made: Option<&Artefacts>, (image, version): &(PathBuf, String), r
             let title = format!("Linux on Tollgate, run {run} of {runs}");
             told.entry(OURS).or_default().push(boot(machine, &title)?);
         }
-        for (layout, machine) in &sides {
+        for (layout, machine) in sides.iter().filter(|_| !alone) {
             let title = format!("Linux on {}, backend {}, run {run} of {runs}", xen::NAME, layout.name());
             told.entry(layout.name()).or_default().push(boot(machine, &title)?);
         }
@@ -84,7 +89,7 @@ fn on_tollgate(made: &Artefacts, kernel: &Path, data: &Path, peer: &Machine) -> 
     machine.modules = vec![
         Module::new(
             made.guest("store")?,
-            "domain=store store -- name=2:driver name=3:client vif=3:2 vbd=3:2:/dev/ram0",
+            "domain=store store -- name=driver name=client vif=client:driver vbd=client:driver:/dev/ram0",
         ),
         domain("driver"),
         domain("client"),
