@@ -24,9 +24,11 @@ const AHEAD: usize = 2;
 /// As [`Isa::copy`], for each segment.
 #[inline(never)]
 pub unsafe fn copy<K: Isa>(kernel: K, segments: &[Segment]) {
-    for (n, segment) in segments.iter().enumerate() {
+    let mut rest = segments.iter();
+    while let Some(segment) = rest.next() {
+        // From here on, the present one being gone already.
         let ahead = || {
-            if let Some(later) = segments.get(n + AHEAD) {
+            if let Some(later) = rest.as_slice().get(AHEAD - 1) {
                 prefetch(later);
             }
         };

@@ -40,7 +40,7 @@
 
 mod end;
 
-use crate::abi::copy_flags;
+use crate::abi::{copy_flags, low32};
 use crate::active::Frame;
 use crate::args::Args;
 use crate::cells::{CopyArg, Side};
@@ -113,8 +113,8 @@ pub(crate) fn copy<H: Host, M: GuestMemory, T: CopyArg>(
         let copied = block(host, &mut how, cells);
         for cell in copied {
             cell.set_status(Status::Okay.abi());
-            done += 1;
         }
+        done += low32(copied.len() as u64);
         if copied.is_empty() || copied.len() < cells.len() {
             let cell = args.read(done)?;
             let status = alone(host, &cell).err().unwrap_or(Status::Okay);
