@@ -98,10 +98,13 @@ transfer() {
     bytes=$((bytes + 2 * size))
 }
 
+# Not faster: behind a domain that the host keeps from running for a while more pings would wait than the driver's
+# interfaces queue (32), and Linux would drop them.
 pings() {
-    ping -c 100 -i 0.01 -W 20 "$1" > /tmp/answer || fail "ping $1: $(tail -n 2 /tmp/answer)"
+    ping -c 30 -i 0.1 -W 20 "$1" > /tmp/answer || fail "ping $1: $(tail -n 2 /tmp/answer)"
     answers=$(grep -c ' bytes from ' /tmp/answer)
-    [ "$answers" -eq 100 ] || fail "ping $1: $answers of 100 answers"
+    [ "$answers" -eq 30 ] ||
+        fail "ping $1: $answers of 30 answers; dropped: $(cat /sys/class/net/eth0/statistics/*dropped | tr '\n' ' ')"
 }
 
 udp() {
