@@ -111,7 +111,7 @@ pub fn run(args: &LinuxArgs) -> Result<()> {
     })?;
     let missing = STORY.iter().zip(told).find_map(|(row, told)| row.get(told));
     let missing = missing.map(|piece| format!("no line with \"{piece}\""));
-    let wrong = wrong.or_else(|| network::ended_badly(&boot.ending, args.limit)).or(missing);
+    let wrong = wrong.or_else(|| network::ended_badly(&boot, args.limit)).or(missing);
     match wrong {
         None => Ok(()),
         Some(why) => Err(stop(Exit::Failed, format!("{why}\n{}", boot.tail(40)))),

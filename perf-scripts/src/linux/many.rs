@@ -74,7 +74,7 @@ pub fn run(args: &LinuxArgs, clients: u32) -> Result<Told> {
         (there != wanted).then(|| format!("{there} of {wanted} domains {what}"))
     };
     let wrong = wrong
-        .or_else(|| network::ended_badly(&boot.ending, args.limit))
+        .or_else(|| network::ended_badly(&boot, args.limit))
         .or_else(|| count(&told.boots, clients + 1, "reached userspace"))
         .or_else(|| count(&told.pinged, clients, "were answered"))
         .or_else(|| (freed != clients + 1).then(|| format!("{freed} domains gave all back")));

@@ -3,6 +3,7 @@
 //! bridge; then all of them switch off, and nothing may be left.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -13,7 +14,7 @@ use super::{BESIDE_MIB, LinuxArgs};
 use crate::failure::{Exit, stop};
 use crate::image::{self, ImageArgs};
 use crate::progress::Step;
-use crate::qemu::{self, Ending, Line, Machine, Module, Next};
+use crate::qemu::{self, Boot, Ending, Line, Machine, Module, Next};
 use crate::{accel, places};
 
 /// The domains behind the store, by name and role.
@@ -75,6 +76,8 @@ pub fn machine(args: &LinuxArgs, nodes: &str, domains: &[Linux]) -> Result<Machi
     let count = u32::try_from(domains.len()).unwrap_or(u32::MAX);
     machine.mem_mib = BESIDE_MIB + 128 + count.saturating_mul(args.mem + 12);
     machine.limit = Duration::from_secs(args.limit);
+    let log = reset_log().display().to_string();
+    machine.devices.extend(["-d", "cpu_reset", "-D", &log].map(str::to_owned));
     machine.modules.push(Module::new(made.guest("store")?, format!("domain=store store -- {nodes}")));
     for Linux { name, module, kernel: words } in domains {
         let string = format!(
@@ -85,6 +88,25 @@ pub fn machine(args: &LinuxArgs, nodes: &str, domains: &[Linux]) -> Result<Machi
     }
     machine.modules.push(Module::new(&data, "data"));
     Ok(machine)
+}
+
+/// The hypervisor's last line of all.
+const LAST_WORDS: &str = "when_done=poweroff: switching off";
+/// QEMU was gone and the hypervisor had not said so.
+pub const VANISHED: &str = "the machine vanished without a word";
+
+/// Where QEMU tells of CPUs that are reset: a triple fault is one.
+fn reset_log() -> PathBuf {
+    places::target().join("linux/reset.log")
+}
+
+/// What QEMU said of a triple fault, with the registers.
+fn reset() -> String {
+    let log = fs::read_to_string(reset_log()).unwrap_or_default();
+    match log.find("Triple fault") {
+        Some(at) => format!(": {}", log[at..].lines().take(30).collect::<Vec<_>>().join("\n")),
+        None => ": QEMU tells of no triple fault".to_owned(),
+    }
 }
 
 /// What a line of a domain or of the hypervisor says is wrong.
@@ -99,9 +121,10 @@ pub fn trouble(line: &Line<'_>) -> Option<String> {
 }
 
 /// What was wrong with the end of a boot that was to switch itself off.
-pub fn ended_badly(ending: &Ending, limit: u64) -> Option<String> {
-    match ending {
-        Ending::Off => None,
+pub fn ended_badly(boot: &Boot, limit: u64) -> Option<String> {
+    match &boot.ending {
+        Ending::Off if boot.lines.iter().any(|line| line.ends_with(LAST_WORDS)) => None,
+        Ending::Off => Some(format!("{VANISHED}{}", reset())),
         Ending::Late(place) => Some(format!("still running after {limit} s{place}")),
         other => Some(format!("the machine did not end in peace: {other:?}")),
     }
@@ -147,7 +170,7 @@ pub fn run(args: &LinuxArgs) -> Result<Told> {
         }
         Next::More
     })?;
-    let wrong = wrong.or_else(|| ended_badly(&boot.ending, args.limit));
+    let wrong = wrong.or_else(|| ended_badly(&boot, args.limit));
     match wrong.or_else(|| told.lacks()) {
         None => Ok(told),
         Some(why) => Err(stop(Exit::Failed, format!("{why}\n{}", boot.tail(40)))),

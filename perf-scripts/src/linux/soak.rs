@@ -72,7 +72,7 @@ pub fn run(args: &LinuxArgs, seconds: u64) -> Result<Told> {
     })?;
     told.seconds = since.elapsed().as_secs_f64();
     let wrong = wrong
-        .or_else(|| network::ended_badly(&boot.ending, args.limit))
+        .or_else(|| network::ended_badly(&boot, args.limit))
         .or_else(|| told.grew())
         .or_else(|| (freed != 3).then(|| format!("{freed} of 3 domains gave all back")));
     match wrong {
