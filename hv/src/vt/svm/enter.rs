@@ -6,7 +6,7 @@
 use gnttab_fast::types::PAGE_SHIFT;
 
 use super::{
-    Vcpu, run, runs_again,
+    Vcpu, delivered_again, run, runs_again,
     vmcb::{self, clean, event, exit, intercept3, vintr},
 };
 use crate::{arch::x86::percpu::PerCpu, mm::tlb::DomainTlb, vt::Exit};
@@ -83,7 +83,7 @@ impl Vcpu {
         let c = self.control();
         let pending = c.exit_int_info;
         if pending & event::VALID != 0 && !runs_again(pending) {
-            c.event_inj = pending;
+            c.event_inj = delivered_again(pending);
         }
         self.reason()
     }
@@ -92,10 +92,12 @@ impl Vcpu {
     pub(super) fn post(&mut self) -> bool {
         let c = self.state();
         let inject = c.event_inj;
-        if inject & (event::VALID | event::TYPE_MASK) != event::VALID | event::TYPE_INTR
-            || c.intercepts[3] & intercept3::VINTR != 0
-        {
+        if inject & (event::VALID | event::TYPE_MASK) != event::VALID | event::TYPE_INTR {
             return false;
+        }
+        if c.intercepts[3] & intercept3::VINTR != 0 {
+            self.request_window(false);
+            self.end_of_handler(true);
         }
         self.soil(clean::TPR);
         let c = self.control();
@@ -117,5 +119,17 @@ impl Vcpu {
             c.event_inj = vector | event::TYPE_INTR | event::VALID;
         }
         c.vintr &= !(vintr::VECTOR_MASK | vintr::V_IRQ | vintr::V_PRIO_MAX | vintr::V_IGN_TPR);
+        if self.event_pending() {
+            self.end_of_handler(false);
+        }
+    }
+
+    /// Asks for (or takes back the wish for) an exit at the guest's next IRET.
+    pub(super) fn end_of_handler(&mut self, on: bool) {
+        if (self.state().intercepts[3] & intercept3::IRET != 0) == on {
+            return;
+        }
+        self.soil(clean::INTERCEPTS);
+        self.control().intercepts[3] ^= intercept3::IRET;
     }
 }

@@ -9,10 +9,12 @@
 //! and breakpoint traps, whose instruction simply runs again. An interrupt that cannot be taken yet makes a
 //! virtual one (V_IRQ) pend, whose only purpose is the exit when the guest opens its window.
 //!
-//! An external interrupt that EVENTINJ holds is handed to the CPU as a virtual one for the entry itself, unless V_IRQ
-//! serves the window: it may be taken, so it comes before the first instruction all the same. QEMU's TCG (7.2)
-//! forgets to clear its note of an interrupt that EVENTINJ brought, and when it next looks up from its work it may
-//! deliver that again, whatever RFLAGS.IF says; under `-icount` it does so every few hundred interrupts.
+//! An external interrupt that EVENTINJ holds is handed to the CPU as a virtual one for the entry itself: it may be
+//! taken, so it comes before the first instruction all the same. QEMU's TCG (7.2) forgets to clear its note of an
+//! interrupt that EVENTINJ brought, and when it next looks up from its work it may deliver that again, whatever
+//! RFLAGS.IF says; under `-icount` it does so every few hundred interrupts. If a window is wanted as well, for the
+//! next interrupt, V_IRQ cannot serve both: then the guest exits at the end of the first one's handler (IRET), where
+//! the window is asked for again if there still is a reason.
 //!
 //! **What CPUs lack.** QEMU's TCG has no next-RIP saving, no clean bits and no flush by ASID: lengths are found
 //! by looking at the code ([`super::insn`]), clean bits are not claimed, and a flush is a fresh ASID.
@@ -220,6 +222,10 @@ impl Vcpu {
             exit::IOIO => (io_exit(info1), None),
             exit::VINTR => {
                 self.request_window(false);
+                (Exit::InterruptWindow, None)
+            }
+            exit::IRET => {
+                self.end_of_handler(false);
                 (Exit::InterruptWindow, None)
             }
             exit::XSETBV => (Exit::Xsetbv { index: ecx, value }, Some(Insn::Xsetbv)),
@@ -627,6 +633,14 @@ const fn runs_again(info: u64) -> bool {
     let vector = info & 0xff;
     let kind = info & event::TYPE_MASK;
     kind == event::TYPE_SOFT || (kind == event::TYPE_EXCEPTION && (vector == 3 || vector == 4))
+}
+
+/// What EVENTINJ is given for an event that was being delivered. QEMU's TCG (7.2) calls an interrupt an exception there,
+/// and refuses it as such.
+const fn delivered_again(info: u64) -> u64 {
+    const EXCEPTIONS: u64 = 32;
+    let interrupt = info & event::TYPE_MASK == event::TYPE_EXCEPTION && info & 0xff >= EXCEPTIONS;
+    if interrupt { info & !event::TYPE_MASK | event::TYPE_INTR } else { info }
 }
 
 /// EXITINFO1 of an IN or OUT (15.10.2).

@@ -90,6 +90,9 @@ fn only_events_of_instructions_are_left_to_them() {
     assert!(!runs_again(hardware(14, event::TYPE_EXCEPTION)));
     assert!(runs_again(hardware(3, event::TYPE_EXCEPTION)));
     assert!(runs_again(hardware(0x80, event::TYPE_SOFT)));
+    let again = delivered_again(hardware(0xf3, event::TYPE_EXCEPTION));
+    assert_eq!(again, hardware(0xf3, event::TYPE_INTR), "an interrupt, whatever it is called");
+    assert_eq!(delivered_again(hardware(14, event::TYPE_EXCEPTION)), hardware(14, event::TYPE_EXCEPTION));
 }
 
 #[test]
@@ -137,9 +140,31 @@ fn an_interrupt_goes_in_as_a_virtual_one() {
     vcpu.control().event_inj = 14 | event::TYPE_EXCEPTION | event::VALID;
     assert!(!vcpu.post(), "an exception goes in as it is");
     vcpu.control().event_inj = 0;
+}
+
+#[test]
+fn a_window_behind_an_interrupt_opens_at_the_end_of_its_handler() {
+    let mut vcpu = pvh(0);
+    let intercepted = |vcpu: &Vcpu| vcpu.state().intercepts[3] & (intercept3::VINTR | intercept3::IRET);
+    vcpu.control().rflags |= RFLAGS_IF;
     vcpu.inject_vector(0xf3);
     vcpu.request_window(true);
-    assert!(!vcpu.post(), "V_IRQ serves the window");
+    assert!(vcpu.post());
+    assert_eq!((vcpu.state().event_inj, vcpu.state().vintr >> vintr::VECTOR_SHIFT), (0, 0xf3));
+    assert_eq!(intercepted(&vcpu), intercept3::IRET, "V_IRQ cannot serve both");
+    vcpu.unpost();
+    assert!(vcpu.event_pending());
+    assert_eq!(intercepted(&vcpu), 0, "not taken: who enters again asks again");
+
+    vcpu.request_window(true);
+    assert!(vcpu.post());
+    vcpu.control().vintr &= !vintr::V_IRQ;
+    vcpu.control().rflags &= !RFLAGS_IF;
+    vcpu.unpost();
+    assert_eq!(intercepted(&vcpu), intercept3::IRET, "taken: its handler runs");
+    assert_eq!(exited(&mut vcpu, exit::IRET, 0, 0), Exit::InterruptWindow);
+    assert_eq!(intercepted(&vcpu), 0, "once");
+    assert!(!vcpu.event_pending() && !vcpu.can_take_interrupt(), "the IRET is still to come");
 }
 
 #[test]
