@@ -216,6 +216,10 @@ fn inject(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu) {
         arch.inject_vector(vector);
         if upcall.is_some() {
             event::upcall_delivered(vcpu);
+            // The local APIC's comes behind it, without waiting for an exit of another reason.
+            if vcpu.lapic.wanted(arch.cr8()).is_some() {
+                arch.request_window(true);
+            }
         } else {
             vcpu.lapic.delivered(vector);
         }

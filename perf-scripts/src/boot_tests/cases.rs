@@ -580,6 +580,22 @@ pub const CASES: &[Case] = &[
         end: End::Off,
     },
     Case {
+        name: "machine: two interrupts at once",
+        quick: true,
+        setup: |machine, made| {
+            machine.icount = true;
+            module(machine, made, "machine", "domain=two -- mode=two-interrupts")
+        },
+        expect: &[
+            "machine: 10000 times two interrupts at once",
+            "@result",
+            "leaked frames: 0",
+            "switching off",
+        ],
+        never: TROUBLE,
+        end: End::Off,
+    },
+    Case {
         name: "machine: the local APIC as a page of memory",
         quick: true,
         setup: |machine, made| module(machine, made, "machine", "domain=apic -- mode=xapic"),

@@ -111,7 +111,12 @@ exception_common:
     .balign 16
     .globl upcall_entry
 upcall_entry:
+    test byte ptr [rsp + 17], 2         /* RFLAGS.IF of what it interrupted */
+    jz masked
     push rax
+    mov rax, [rip + guest_upcall_spins]
+1:  sub rax, 1
+    jns 1b
     mov rax, [rip + guest_vcpu_info]
     mov byte ptr [rax], 0
     lock inc qword ptr [rip + guest_upcalls]
@@ -121,6 +126,20 @@ upcall_entry:
     .balign 16
     .globl spurious_entry
 spurious_entry:
+    iretq
+
+/* A second interrupt, so that there are two at once. */
+    .balign 16
+    .globl second_entry
+second_entry:
+    test byte ptr [rsp + 17], 2
+    jz masked
+    lock inc qword ptr [rip + guest_seconds]
+    iretq
+
+/* An interrupt that came while interrupts were off. */
+masked:
+    lock inc qword ptr [rip + guest_masked]
     iretq
 
 /*
@@ -218,10 +237,16 @@ guest_gdtr:
     .long guest_gdt
     .long 0
     .balign 8
-    .globl guest_vcpu_info, guest_upcalls, trap_stack
+    .globl guest_vcpu_info, guest_upcalls, guest_upcall_spins, guest_seconds, guest_masked, trap_stack
 guest_vcpu_info:
     .quad 0
 guest_upcalls:
+    .quad 0
+guest_upcall_spins:
+    .quad 0
+guest_seconds:
+    .quad 0
+guest_masked:
     .quad 0
 trap_stack:
     .quad 0

@@ -8,11 +8,17 @@ use super::wide;
 
 /// The vector by which events come.
 pub const UPCALL: u8 = 0xf3;
+/// Another vector whose interrupts are counted.
+pub const SECOND: u8 = 0x51;
 
 unsafe extern "sysv64" {
     safe static exception_stubs: [[u8; 16]; 32];
     safe fn upcall_entry();
+    safe fn second_entry();
     safe fn spurious_entry();
+    safe static guest_upcall_spins: AtomicU64;
+    safe static guest_seconds: AtomicU64;
+    safe static guest_masked: AtomicU64;
     safe static trap_stack: AtomicU64;
     #[link_name = "trap"]
     fn trap_asm(function: extern "sysv64" fn()) -> i64;
@@ -42,7 +48,9 @@ pub(super) fn init() {
     for (stub, slot) in exception_stubs.iter().zip(&mut gates) {
         *slot = gate(wide(stub.as_ptr().addr()));
     }
-    gates[usize::from(UPCALL)] = gate(wide((upcall_entry as extern "sysv64" fn() as *const ()).addr()));
+    for (vector, entry) in [(UPCALL, upcall_entry as extern "sysv64" fn()), (SECOND, second_entry)] {
+        gates[usize::from(vector)] = gate(wide((entry as *const ()).addr()));
+    }
     // SAFETY: nothing else reaches the table yet.
     unsafe { TABLE.0.get().write(gates) };
     #[repr(C, packed)]
@@ -50,6 +58,23 @@ pub(super) fn init() {
     let pointer = Pointer(4095, wide(TABLE.0.get().addr()));
     // SAFETY: the table is complete and stays.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack, readonly)) };
+}
+
+/// How many times the upcall's handler goes round before it does anything.
+pub fn set_upcall_spins(count: u64) {
+    guest_upcall_spins.store(count, Ordering::Relaxed);
+}
+
+/// Interrupts of [`SECOND`] so far.
+#[must_use]
+pub fn seconds() -> u64 {
+    guest_seconds.load(Ordering::Relaxed)
+}
+
+/// Interrupts that came while interrupts were off.
+#[must_use]
+pub fn masked() -> u64 {
+    guest_masked.load(Ordering::Relaxed)
 }
 
 /// What the stubs and the CPU leave on the stack.
