@@ -403,7 +403,7 @@ mod tests {
         let words = memory(600);
         let (mut service, _) = Service::new(devices(), Some(words));
         service.take(Input::Connected(1, Link::default()), &mut Nobody).unwrap();
-        let mut ask = |service: &mut Service, kind, payload: &[u8]| {
+        let ask = |service: &mut Service, kind, payload: &[u8]| {
             let mut bytes = message(Header { kind, ..Header::default() }, payload);
             while !bytes.is_empty() {
                 let part = bytes.drain(..service.store().wants(1).min(bytes.len())).collect();
