@@ -168,7 +168,9 @@ pub fn linux(args: &LinuxArgs, no_install: bool) -> Result<()> {
     }
     if args.faults {
         faults::run(args)?;
-        println!("a client and, twice, the driver domain were lost in the middle of traffic, and came back");
+        println!(
+            "the store, a client and, twice, the driver domain were lost in the middle of traffic, and came back"
+        );
         return Ok(());
     }
     if let Some(seconds) = args.soak {

@@ -226,6 +226,7 @@ impl<'a> Building<'a> {
             grant_limits: config.grants,
             memory: config.memory,
             acpi_pages: acpi::pages(config.vcpus),
+            kept_pages: config.kept_pages(),
             width: image.width,
             vcpus: Box::from(vcpus),
         });
@@ -366,7 +367,24 @@ fn fill_pages(domain: &Domain) -> Option<()> {
         domain.pages.fetch_add(1, Ordering::Relaxed);
     }
     special::fill(domain)?;
+    show_kept(domain)?;
     connect_console(domain)
+}
+
+/// Shows a domain the memory that was there before it and will be after it.
+fn show_kept(domain: &Domain) -> Option<()> {
+    let kept = domain.description.map_or(&[][..], Description::kept);
+    for (page, frame) in (0..).zip(kept) {
+        if !frames::get_ref(frame.mfn(), domain.id) {
+            return None;
+        }
+        if domain.p2m.set(Gfn((layout::KEPT >> PAGE_SHIFT) + page), frame.mfn(), 0, P2mKind::Shared).is_err()
+        {
+            frames::put_ref(frame.mfn());
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// Shows a domain its console ring, and gives it the port that goes with it.
@@ -407,7 +425,8 @@ impl Plan {
         let start_info = (data_at + data.map_or(0, |data| len(data.bytes.len()))).next_multiple_of(page);
         let modlist = start_info + len(size_of::<StartInfo>());
         let memmap = modlist + len(size_of::<ModlistEntry>());
-        let cmdline = memmap + len(layout::map(config.memory, 0).len() * size_of::<MemmapEntry>());
+        let cmdline =
+            memmap + len(layout::map(config.memory, 0, config.kept_pages()).len() * size_of::<MemmapEntry>());
         let data_string = cmdline + len(config.cmdline.len()) + 1;
         let end = data_string + data.map_or(0, |data| len(data.string.len()) + 1);
         if end > config.memory.min(layout::LOW_END) {
@@ -429,7 +448,7 @@ fn write_info(
     // Paging off: linear addresses are guest-physical ones.
     let space = GuestSpace::new(&domain.p2m, Paging::default(), guard);
     let put = |at: u64, bytes: &[u8]| space.write(at, bytes).ok();
-    let map = layout::map(config.memory, domain.acpi_pages);
+    let map = layout::map(config.memory, domain.acpi_pages, domain.kept_pages);
     put(layout::ACPI, &acpi::tables(config.vcpus))?;
     let start_info = StartInfo {
         magic: MAGIC,

@@ -17,7 +17,7 @@ use core::fmt;
 use arrayvec::ArrayString;
 use gnttab_fast::policy::{BadItem, Policy};
 
-use super::{GrantLimits, MAX_VCPUS, NAME_MAX};
+use super::{GrantLimits, MAX_VCPUS, NAME_MAX, layout};
 use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
 use crate::cmdline::{MAX_CPUS, Options};
 use crate::sched::cpuset::CpuSet;
@@ -129,6 +129,14 @@ pub struct Config<'a> {
     pub data: Option<&'a str>,
     /// Its command line.
     pub cmdline: &'a str,
+}
+
+impl Config<'_> {
+    /// Pages of memory that survive the domain: a store that is built again finds its state there.
+    #[must_use]
+    pub fn kept_pages(&self) -> u64 {
+        if self.store && self.restart != Restart::Never { layout::KEPT_PAGES } else { 0 }
+    }
 }
 
 /// Why a module string is refused; printed as one line.
@@ -252,9 +260,8 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
     match (is_data, config.name.is_empty()) {
         (true, true) if !config.control && !config.store && !config.input => Ok(Role::Data),
         (true, _) => Err(BadModule { word: last, why: Why::Text("a module is a domain or data, not both") }),
-        // The others hold its number: the control domain's is 0, the store's stands in every ring.
-        (false, false) if config.restart != Restart::Never && (config.control || config.store) => {
-            Err(missing("the control domain and the store cannot be built again: take restart= out"))
+        (false, false) if config.restart != Restart::Never && config.control => {
+            Err(missing("the control domain cannot be built again: take restart= out"))
         }
         (false, false) => Ok(Role::Domain(config)),
         (false, true) => Err(missing("neither 'domain=NAME' nor 'data' stands in the module string")),
@@ -408,10 +415,14 @@ mod tests {
             let codes = [SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG];
             assert_eq!(codes.map(|code| when(word).after(code)), wanted, "{word}");
         }
-        for word in ["control", "store"] {
-            let string = format!("k domain=a {word} restart=reboot");
-            assert!(parse(&string, &Options::default()).is_err(), "{word}");
-        }
+        assert!(parse("k domain=a control restart=reboot", &Options::default()).is_err());
+    }
+
+    #[test]
+    fn a_store_that_is_built_again_keeps_memory() {
+        let kept = |words: &str| domain(&format!("k domain=a {words}")).kept_pages();
+        assert_eq!(kept("store restart=reboot"), layout::KEPT_PAGES);
+        assert_eq!([kept("store"), kept("restart=always")], [0, 0]);
     }
 
     #[test]

@@ -331,7 +331,8 @@ fn bury(id: DomId) -> Reaped {
         return Reaped::More;
     }
     // Its frames went to their grace period with the last reference; owners are counted at once.
-    last.summary.print(frames::owned_by(id));
+    let kept = last.again.map_or(0, |what| what.kept().len());
+    last.summary.print(frames::owned_by(id).abs_diff(u32::try_from(kept).unwrap_or(0)));
     let (code, ran_ns) = (last.summary.code, last.summary.ran_ns);
     let again = last.again.is_some_and(|what| restart::consider(what, code, ran_ns, last.input));
     *gone = None;

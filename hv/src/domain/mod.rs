@@ -115,6 +115,8 @@ pub struct Domain {
     pub ram_end: u64,
     /// Pages of ACPI tables, at [`layout::ACPI`].
     pub(crate) acpi_pages: u64,
+    /// Pages that survive it, at [`layout::KEPT`].
+    pub(crate) kept_pages: u64,
     /// Frames of RAM in its p2m now, the ACPI tables' and the store ring's among them.
     pub(crate) pages: AtomicU64,
     /// `VMASST_TYPE_runstate_update_flag` is on.
@@ -147,6 +149,7 @@ pub(super) struct Parts {
     pub grant_limits: GrantLimits,
     pub memory: u64,
     pub acpi_pages: u64,
+    pub kept_pages: u64,
     pub width: Width,
     pub vcpus: Box<[Vcpu]>,
 }
@@ -172,6 +175,7 @@ impl Domain {
             max_frames: (parts.memory >> PAGE_SHIFT) + parts.acpi_pages + special::PAGES,
             ram_end: parts.memory,
             acpi_pages: parts.acpi_pages,
+            kept_pages: parts.kept_pages,
             pages: AtomicU64::new(0),
             runstate_update_flag: AtomicBool::new(false),
             started: AtomicU64::new(0),

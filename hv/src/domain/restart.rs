@@ -9,6 +9,11 @@
 //! have been, and only when nothing of its last domain is left. Nobody can mistake one for the other in the
 //! hypervisor; what a peer remembers of a number it has to forget as on Xen, by the store's `@releaseDomain`.
 //!
+//! The store is another matter: its number stands in every ring and port that leads to it, and its clients do not
+//! expect it to forget. So it has the same number again, which no other domain gets meanwhile, and some of
+//! its memory survives ([`Description::kept`]): what is in there is its own affair (`guests/store`). The ports
+//! that led to the dead one are unbound, for the same number, and the grants of the rings are still there.
+//!
 //! Building takes long, so it is done as dying is: in bounded steps ([`step`]) by whichever pCPU has a moment, one
 //! at a time (the reaper's turn is held), while the other domains run. The frames of the dead one go through a
 //! grace period first; a step that finds no memory waits for them, but not for ever.
@@ -19,7 +24,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crossbeam_epoch::Guard;
 use gnttab_fast::types::{DomId, PAGE_SHIFT};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use super::{
     Domain,
@@ -27,12 +32,12 @@ use super::{
     bzimage,
     config::{self, Config},
     image::Image,
-    launch, lifecycle, special, table,
+    launch, layout, lifecycle, special, table,
 };
 use crate::arch::x86::{percpu, time};
 use crate::boot::Module;
 use crate::dev::input;
-use crate::mm::frames;
+use crate::mm::{frames, shared::SharedFrame};
 use crate::{epoch, error, warn};
 
 /// A domain that runs shorter than this ended early.
@@ -50,6 +55,8 @@ pub struct Description {
     file: &'static str,
     image: Image<'static>,
     data: Option<Data<'static>>,
+    /// Memory that survives each of its domains.
+    kept: Once<Box<[SharedFrame]>>,
     /// Early ends in a row.
     early: AtomicU32,
 }
@@ -97,6 +104,7 @@ impl Description {
             file: config::file_name(module.string),
             image: Image::parse(unpacked(module.bytes())?)?,
             data,
+            kept: Once::new(),
             early: AtomicU32::new(0),
         })))
     }
@@ -106,9 +114,20 @@ impl Description {
     /// # Errors
     /// Why it cannot be built.
     pub(super) fn begin(&'static self, id: DomId) -> Result<Building<'static>, BuildError> {
+        self.kept.try_call_once(|| {
+            let frames = (0..self.config.kept_pages()).map(|_| SharedFrame::alloc(id));
+            let free = frames::stats().free << PAGE_SHIFT;
+            let wanted = layout::KEPT_PAGES << PAGE_SHIFT;
+            frames.collect::<Option<Box<[_]>>>().ok_or(BuildError::NoMemory { wanted, free })
+        })?;
         let mut building = Building::begin(id, &self.config, &self.image, self.data, percpu::cpus_online())?;
         building.remember(self);
         Ok(building)
+    }
+
+    /// The memory that survives, from the first domain on; its frames are of the domain's number.
+    pub(super) fn kept(&self) -> &[SharedFrame] {
+        self.kept.get().map_or(&[], |frames| frames)
     }
 }
 
@@ -174,7 +193,9 @@ pub(super) fn step() -> Step {
     let mut slot = WORK.lock();
     let Some(mut work) = slot.take() else {
         let Some(wanted) = QUEUE.lock().pop_front() else { return Step::On };
-        let begun = number(&guard).ok_or(BuildError::NoNumber).and_then(|id| wanted.what.begin(id));
+        let own = lifecycle::store().filter(|_| wanted.what.config.store);
+        let begun =
+            own.or_else(|| number(&guard)).ok_or(BuildError::NoNumber).and_then(|id| wanted.what.begin(id));
         return match begun {
             Ok(building) => {
                 *slot = Some(Work { wanted, building, starved: None });
@@ -210,7 +231,9 @@ fn number(guard: &Guard) -> Option<DomId> {
     let last = u16::try_from(table::MAX_DOMAINS).ok()? - 1;
     let first = NEXT.load(Ordering::Relaxed);
     let round = (first..=last).chain(1..first.min(last + 1));
-    let id = round.map(DomId).find(|&id| table::get(id, guard).is_none() && !lifecycle::is_dying(id))?;
+    let free =
+        |id| table::get(id, guard).is_none() && !lifecycle::is_dying(id) && lifecycle::store() != Some(id);
+    let id = round.map(DomId).find(|&id| free(id))?;
     NEXT.store(id.0 + 1, Ordering::Relaxed);
     Some(id)
 }
@@ -218,7 +241,8 @@ fn number(guard: &Guard) -> Option<DomId> {
 fn give_up(what: &Description, why: &BuildError) -> Step {
     WAITING.fetch_sub(1, Ordering::SeqCst);
     error!("{}: it cannot be built again: {why}", what.config.name);
-    Step::GivenUp
+    // The machine does not wait for the store's end.
+    if what.config.store { Step::On } else { Step::GivenUp }
 }
 
 /// Lets a complete domain run.

@@ -64,7 +64,7 @@ fn short(call: &Call<'_>, which: u32, arg: u64) -> Result<i64, Errno> {
             count(match which {
                 op::CURRENT_RESERVATION => domain.pages.load(Ordering::Relaxed),
                 op::MAXIMUM_RESERVATION => domain.max_frames,
-                _ => layout::map(domain.ram_end, domain.acpi_pages)
+                _ => layout::map(domain.ram_end, domain.acpi_pages, domain.kept_pages)
                     .last()
                     .map_or(0, |range| (range.end >> 12) - 1),
             })
@@ -89,7 +89,7 @@ fn memory_map(call: &Call<'_>, arg: u64) -> Result<(), Errno> {
             (request.nr_entries, u64::from(request.buffer))
         }
     };
-    let map = layout::map(call.domain.ram_end, call.domain.acpi_pages);
+    let map = layout::map(call.domain.ram_end, call.domain.acpi_pages, call.domain.kept_pages);
     let count = u32::try_from(map.len()).map_err(|_| Errno::E2BIG)?;
     if room < count {
         return Err(Errno::EINVAL);

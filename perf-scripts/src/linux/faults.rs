@@ -1,5 +1,6 @@
 //! Linux domains that lose each other in the middle of traffic, and find each other again: a client is ended from the
-//! console, the driver domain is ended and crashes; each is built again (`restart=always`), and the others go on.
+//! console, the store too, the driver domain is ended and crashes; each is built again (`restart=always`), and the
+//! others go on.
 //!
 //! What is asked of all is in [`STORY`]; the data of each transfer is compared by the client that made it, and
 //! what a domain leaves behind is a failure wherever it stands.
@@ -19,10 +20,15 @@ const NODES: &str =
     "name=driver name=client name=peer vif=client:driver vif=peer:driver vbd=peer:driver:/dev/ram0";
 
 /// The console's keys. The input is the client's at first, then its next life's, then the driver's.
-const KEYS: [Keys; 7] = [
+const KEYS: [Keys; 9] = [
     // Two Ctrl-A and Ctrl-K end a domain.
     Keys { after: "(d4 peer) @alive 1", keys: "" },
-    Keys { after: "(d3 client) @alive 1", keys: "\x01\x01\x0b" },
+    // By way of the peer and the hypervisor to the store, which ends between two transfers of theirs; the next one has
+    // the input.
+    Keys { after: "(d3 client) @alive 1", keys: "\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x0b" },
+    Keys { after: "(d1 store) store: goes on", keys: "" },
+    // All that is new from here on is new by the second store.
+    Keys { after: "(d3 client) @alive 1", keys: "\x01\x01\x01\x01\x01\x01\x01\x01\x0b" },
     // On to the hypervisor, the store, the driver; then the same.
     Keys { after: "(d5 client) @alive 1", keys: "\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x0b" },
     // Both have traffic again: the peer's disk is idle then.
@@ -33,7 +39,7 @@ const KEYS: [Keys; 7] = [
 ];
 
 /// Pieces of lines; each has to come, those of one row in their order.
-const STORY: [&[&str]; 4] = [
+const STORY: [&[&str]; 5] = [
     &[
         "(d3 client) @alive 1",
         "d3 client: ended by the console",
@@ -70,6 +76,18 @@ const STORY: [&[&str]; 4] = [
         "(d7 driver) @serves vif",
         "(d7 driver) @serves vif",
     ],
+    // The network does not go with the store.
+    &[
+        "(d4 peer) @alive 1",
+        "d1 store: ended by the console",
+        "d1 store: leaked frames: 0, handles: 0",
+        "d1 store: built again",
+        "(d1 store) store: goes on, with 3 clients",
+        "(d3 client) @alive 1",
+        "d3 client: ended by the console",
+        "(d2 driver) @serves vif5.0",
+        "(d4 peer) @gone 1",
+    ],
     &["d4 peer: leaked frames: 0, handles: 0", "every domain has ended; "],
 ];
 
@@ -89,6 +107,9 @@ pub fn run(args: &LinuxArgs) -> Result<()> {
         domain("peer", "", "role=client address=10.0.0.3 rounds=3 disk=yes"),
     ];
     let mut machine = network::machine(args, NODES, &domains)?;
+    for store in machine.modules.iter_mut().filter(|module| module.string.contains("domain=store ")) {
+        store.string = store.string.replace("domain=store ", "domain=store restart=always ");
+    }
     machine.keys.extend(KEYS);
 
     let step = Step::new("Linux domains that lose each other");

@@ -5,13 +5,12 @@
 
 use tollgate_guests::rt::boot;
 use tollgate_guests::store::{devices::Devices, rings};
-use tollgate_guests::{fail, guest, say};
+use tollgate_guests::{fail, guest};
 
 guest!(main);
 
 fn main() {
     let devices = Devices::parse(boot::cmdline(), hv::abi::domctl::handle)
         .unwrap_or_else(|word| fail!("command line: `{word}` is not understood; known: name= vif= vbd="));
-    say!("store: serving");
     rings::serve(devices)
 }

@@ -1,7 +1,9 @@
 //! Guest frames: a bump allocator over free RAM, and frame numbers without memory behind them for the
 //! hypervisor to map things at. Nothing is ever given back; a guest ends soon enough.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hv::abi::hvm::start_info::MEMMAP_PMEM;
 
 use super::{boot, size, wide};
 
@@ -59,6 +61,20 @@ pub fn hole(count: u64) -> u64 {
         crate::fail!("memory: no room above RAM for {count} mappings");
     }
     at
+}
+
+/// Memory that was there before this guest and will be after it, if the hypervisor has any for it.
+#[must_use]
+pub fn kept() -> Option<&'static [AtomicU64]> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let entry = boot::memory_map().find(|entry| entry.kind == MEMMAP_PMEM)?;
+    let end = entry.addr.checked_add(entry.size)?;
+    if end > boot::MAPPED || TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: the memory map says that the range is memory of ours, it is mapped, page-aligned and outside RAM, so
+    // nothing else is there, and any bits are good for atomics.
+    Some(unsafe { core::slice::from_raw_parts(pointer(entry.addr).cast(), size(entry.size) / 8) })
 }
 
 /// The pointer to a physical address.

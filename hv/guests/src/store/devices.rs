@@ -26,6 +26,8 @@ use alloc::{
     vec::Vec,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Store, path,
     perms::{Perms, READ},
@@ -39,14 +41,14 @@ const DISK_STEP: u32 = 16;
 /// How many of them there are: `xvda` to `xvdp`.
 const DISKS: u8 = 16;
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Kind {
     Vif,
     Vbd { file: String },
 }
 
 /// A domain, as the command line has it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Whom {
     Number(u16),
     Handle([u8; 16]),
@@ -77,7 +79,7 @@ impl Whom {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Device {
     kind: Kind,
     front: Whom,
@@ -87,7 +89,7 @@ struct Device {
 }
 
 /// Where a device is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Place {
     /// One of its ends is missing.
     Nowhere,
@@ -98,7 +100,7 @@ enum Place {
 }
 
 /// The numbers of a device's ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Ends {
     front: u16,
     back: u16,
@@ -112,7 +114,7 @@ enum Side {
 }
 
 /// A name to be written, and for which number it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Name {
     whom: Whom,
     text: String,
@@ -120,7 +122,7 @@ struct Name {
 }
 
 /// All that is described.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Devices {
     names: Vec<Name>,
     devices: Vec<Device>,
@@ -170,7 +172,7 @@ impl Devices {
     }
 
     /// Writes what can be written now; to be called when domains have come and when they have done something. True when
-    /// something was written.
+    /// anything has changed.
     pub fn appear(&mut self, store: &mut Store, living: &[Living]) -> bool {
         let mut wrote = false;
         for name in &mut self.names {
@@ -179,6 +181,7 @@ impl Devices {
                 let perms = Perms::new(0, 0).and(domid, READ);
                 store.keep(&path::child(&path::home(domid), "name"), name.text.as_bytes(), &perms);
                 name.written = now;
+                wrote = true;
             }
         }
         for device in &mut self.devices {
@@ -194,7 +197,11 @@ impl Devices {
                     continue;
                 }
                 Place::Left { front, backend } if store.watches_below(*front, backend) => continue,
-                Place::Left { .. } | Place::Nowhere => device.place = Place::Nowhere,
+                Place::Left { .. } => {
+                    device.place = Place::Nowhere;
+                    wrote = true;
+                }
+                Place::Nowhere => {}
             }
             let ends = (device.front.find(store, living), device.back.find(store, living));
             if let (Some(front), Some(back)) = ends {

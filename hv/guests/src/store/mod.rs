@@ -9,7 +9,8 @@
 //! - [`tree`]: nodes, transactions, quotas;
 //! - [`watch`]: who hears of which change;
 //! - [`server`]: connections and requests;
-//! - [`devices`]: the nodes of virtual devices, from the store's command line.
+//! - [`devices`]: the nodes of virtual devices, from the store's command line;
+//! - [`service`], [`journal`]: all of that in memory that outlives the store, and how the next one goes on.
 //!
 //! **A hostile client** gets at nothing but its own: every node is looked at under the caller's rights, and
 //! what is missing is told only where the caller may look. It cannot stall others: a turn is one request of
@@ -18,11 +19,13 @@
 //! does not fetch are merged into one per watch.
 
 pub mod devices;
+pub mod journal;
 pub mod path;
 pub mod perms;
 #[cfg(feature = "bare-metal")]
 pub mod rings;
 pub mod server;
+pub mod service;
 pub mod tree;
 pub mod watch;
 pub mod wire;

@@ -3,6 +3,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Error, number};
 
 /// May read.
@@ -13,7 +15,7 @@ pub const WRITE: u8 = 2;
 pub const OWNER: u8 = 4;
 
 /// Who asks: a domain, and the domain it acts for (`SET_TARGET`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Who {
     /// The domain.
     pub id: u16,
@@ -30,7 +32,7 @@ impl Who {
 }
 
 /// One entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Whose.
     pub domid: u16,
@@ -67,7 +69,7 @@ impl Entry {
 }
 
 /// All entries of a node; the first is the owner's and says what those without an entry may.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Perms {
     first: Entry,
     others: Vec<Entry>,

@@ -2,12 +2,12 @@
 //! `public/io/xs_wire.h`, `docs/misc/xenstore-ring.txt`), and the list of domains, from the hypervisor.
 //!
 //! Each domain has granted its ring to us under reference 1 and left the number of its port in the page. A
-//! ring is memory of the client's: every index is read once and checked, our own two live here and are only
-//! published there, bytes are copied before they are looked at. A client whose indices make no sense, or
+//! ring is memory of the client's: every index is read once and checked, our own two live in the state and are only
+//! published there, once what led to them is on record ([`service`](super::service)), bytes are copied before they are looked at. A client whose indices make no sense, or
 //! whose message is too long, is told so in the page and heard no more until it asks to reconnect; the others
 //! do not notice. One turn of a ring moves at most a ring's worth of bytes each way and does one request.
 
-use alloc::{collections::BTreeMap, collections::BTreeSet, vec::Vec};
+use alloc::{collections::BTreeMap, vec::Vec};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use hv::abi::domctl::{DomainInfo, info};
@@ -17,12 +17,12 @@ use hv::abi::sysctl::{DomainInfoList, GETDOMAININFOLIST, INTERFACE_VERSION, Sysc
 use hv::abi::xen::{VIRQ_DOM_EXC, hypercall as number};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::devices::{Devices, Living};
+use super::devices::Devices;
+use super::service::{Input, Link, Outside, Service};
 use super::wire::Error;
-use super::{Host, Store};
-use crate::rt::memory::{hole, pointer};
+use crate::rt::memory::{hole, kept, pointer};
 use crate::rt::{events, grants, hypercall, size, wide};
-use crate::say;
+use crate::{fail, say};
 
 /// Bytes of each half of a ring.
 const RING: u32 = 1024;
@@ -51,14 +51,11 @@ const TURNS: u32 = 64;
 /// More domains than any machine of ours has.
 const MOST_DOMAINS: usize = 128;
 
-/// A mapped ring.
+/// A mapped ring. How far it is stands in the state ([`Link`]).
 struct Ring {
-    domid: u16,
     map: MapGrantRef,
+    /// Our port.
     port: u32,
-    req_cons: u32,
-    rsp_prod: u32,
-    broken: bool,
 }
 
 impl Ring {
@@ -72,89 +69,37 @@ impl Ring {
         unsafe { &*pointer(self.map.host_addr).wrapping_add(offset).cast() }
     }
 
-    fn give_up(&mut self, store: &mut Store, why: u32) {
-        say!("store: d{} does not keep to the protocol (error {why})", self.domid);
-        self.broken = true;
-        store.reset(self.domid);
-        self.word(at::ERROR).store(why, Ordering::Release);
-    }
-
-    fn reconnect(&mut self, store: &mut Store) {
-        store.reset(self.domid);
-        (self.req_cons, self.rsp_prod, self.broken) = (0, 0, false);
-        for word in [at::REQ_CONS, at::REQ_PROD, at::RSP_CONS, at::RSP_PROD, at::ERROR] {
-            self.word(word).store(0, Ordering::Relaxed);
-        }
-        self.word(at::CONNECTION).store(0, Ordering::Release);
-    }
-
-    /// One turn; true if anything moved.
-    fn turn(&mut self, store: &mut Store, host: &mut Rings) -> bool {
-        if self.word(at::CONNECTION).load(Ordering::Acquire) == 1 {
-            self.reconnect(store);
-            self.notify();
-            return true;
-        }
-        if self.broken {
-            return false;
-        }
-        let moved = match self.take(store) {
-            Ok(taken) => {
-                let done = store.turn(self.domid, host);
-                self.give(store).map(|given| taken || done || given)
-            }
-            Err(why) => Err(why),
-        };
-        let moved = moved.unwrap_or_else(|why| {
-            self.give_up(store, why);
-            true
-        });
-        if moved {
-            self.notify();
-        }
-        moved
-    }
-
-    /// Takes what the present request lacks.
-    fn take(&mut self, store: &mut Store) -> Result<bool, u32> {
-        let there = self.word(at::REQ_PROD).load(Ordering::Acquire).wrapping_sub(self.req_cons);
+    /// Copies what the present request lacks.
+    fn fetch(&self, link: &Link, wanted: usize) -> Result<Vec<u8>, u32> {
+        let there = self.word(at::REQ_PROD).load(Ordering::Acquire).wrapping_sub(link.req_cons);
         if there > RING {
             return Err(BAD_INDEX);
         }
-        let count = size(there.into()).min(store.wants(self.domid));
-        let mut bytes = Vec::with_capacity(count);
-        for index in (0..RING).take(count) {
-            let place = size((self.req_cons.wrapping_add(index) % RING).into());
-            bytes.push(self.byte(place).load(Ordering::Relaxed));
-        }
-        let taken = store.receive(self.domid, &bytes).map_err(|_| BAD_MESSAGE)?;
-        self.req_cons = self.req_cons.wrapping_add(u32::try_from(taken).unwrap_or(0));
-        self.word(at::REQ_CONS).store(self.req_cons, Ordering::Release);
-        Ok(taken != 0)
+        let byte = |index: u32| {
+            let place = size((link.req_cons.wrapping_add(index) % RING).into());
+            self.byte(place).load(Ordering::Relaxed)
+        };
+        Ok((0..there).take(wanted).map(byte).collect())
     }
 
-    /// Gives what fits of the answers.
-    fn give(&mut self, store: &mut Store) -> Result<bool, u32> {
-        let mut given = 0;
-        // A client that reads as fast as we write has us once around at most.
-        while given < RING {
-            let full = self.rsp_prod.wrapping_sub(self.word(at::RSP_CONS).load(Ordering::Acquire));
-            let room = RING.checked_sub(full).ok_or(BAD_INDEX)?;
-            let bytes = store.output(self.domid);
-            let count = bytes.len().min(size(room.into()));
-            if count == 0 {
-                break;
-            }
-            for (&byte, index) in bytes[..count].iter().zip(self.rsp_prod..) {
-                self.byte(ANSWERS + size((index % RING).into())).store(byte, Ordering::Relaxed);
-            }
-            store.sent(self.domid, count);
-            let count = u32::try_from(count).unwrap_or(0);
-            given += count;
-            self.rsp_prod = self.rsp_prod.wrapping_add(count);
-            self.word(at::RSP_PROD).store(self.rsp_prod, Ordering::Release);
+    /// Copies what fits of these bytes, and tells how many that were. The client does not see them yet.
+    fn put(&self, link: &Link, bytes: &[u8]) -> Result<u32, u32> {
+        let full = link.rsp_prod.wrapping_sub(self.word(at::RSP_CONS).load(Ordering::Acquire));
+        let room = RING.checked_sub(full).ok_or(BAD_INDEX)?;
+        for (&byte, index) in bytes.iter().zip(0..room) {
+            let place = ANSWERS + size((link.rsp_prod.wrapping_add(index) % RING).into());
+            self.byte(place).store(byte, Ordering::Relaxed);
         }
-        Ok(given != 0)
+        Ok(room.min(u32::try_from(bytes.len()).unwrap_or(u32::MAX)))
+    }
+
+    /// Shows the client how far we are, and why no further.
+    fn publish(&self, link: &Link) {
+        self.word(at::REQ_CONS).store(link.req_cons, Ordering::Release);
+        self.word(at::RSP_PROD).store(link.rsp_prod, Ordering::Release);
+        if link.error != 0 {
+            self.word(at::ERROR).store(link.error, Ordering::Release);
+        }
     }
 
     /// The other end may have closed its port: then nobody hears, and that is all.
@@ -166,25 +111,15 @@ impl Ring {
 
 /// All rings.
 #[derive(Default)]
-pub struct Rings {
+struct Rings {
     rings: BTreeMap<u16, Ring>,
-    /// Domains that live, at the last look.
-    living: Vec<Living>,
-    /// Domains that are left alone: released by the control domain, or without a ring that works.
-    left: BTreeSet<u16>,
     /// Addresses free for a mapping.
     places: Vec<u64>,
 }
 
-impl Host for Rings {
-    fn introduce(&mut self, domid: u16, port: u32) -> Result<(), Error> {
-        self.left.remove(&domid);
-        self.connect(domid, Some(port))
-    }
-
-    fn release(&mut self, domid: u16) {
-        self.left.insert(domid);
-        self.disconnect(domid);
+impl Outside for Rings {
+    fn connect(&mut self, domid: u16, port: u32) -> Result<Link, Error> {
+        self.open(domid, Some(port))
     }
 
     fn print(&mut self, line: &str) {
@@ -193,26 +128,45 @@ impl Host for Rings {
 }
 
 impl Rings {
-    fn connect(&mut self, domid: u16, port: Option<u32>) -> Result<(), Error> {
+    /// Connects a domain that is new.
+    fn open(&mut self, domid: u16, port: Option<u32>) -> Result<Link, Error> {
+        let map = self.map(domid).ok_or(Error::Inval)?;
+        let ring = Ring { map, port: 0 };
+        let offered = ring.word(at::PORT).load(Ordering::Acquire);
+        let link = Link {
+            port: port.filter(|_| offered == 0).unwrap_or(offered),
+            // What was said before we came is answered: the indices go on from where they are.
+            req_cons: ring.word(at::REQ_CONS).load(Ordering::Acquire),
+            rsp_prod: ring.word(at::RSP_PROD).load(Ordering::Acquire),
+            error: 0,
+        };
+        self.bind(domid, ring, link.port)?;
+        Ok(link)
+    }
+
+    /// Connects a domain that an earlier store knew.
+    fn resume(&mut self, domid: u16, link: &Link) -> Result<(), Error> {
+        let map = self.map(domid).ok_or(Error::Inval)?;
+        let ring = self.bind(domid, Ring { map, port: 0 }, link.port)?;
+        ring.publish(link);
+        ring.notify();
+        Ok(())
+    }
+
+    fn map(&mut self, domid: u16) -> Option<MapGrantRef> {
         let place = self.places.pop().unwrap_or_else(|| hole(1));
         let mut batch = [grants::map_request(domid, RESERVED_XENSTORE, place, false)];
         grants::map(&mut batch);
         let [map] = batch;
         if map.status != 0 {
             self.places.push(place);
-            return Err(Error::Inval);
+            return None;
         }
-        let mut ring = Ring { domid, map, port: 0, req_cons: 0, rsp_prod: 0, broken: false };
-        let offered = ring.word(at::PORT).load(Ordering::Acquire);
-        // What was said before we came is answered: the indices go on from where they are.
-        ring.req_cons = ring.word(at::REQ_CONS).load(Ordering::Acquire);
-        ring.rsp_prod = ring.word(at::RSP_PROD).load(Ordering::Acquire);
-        let mut request = evtchn::BindInterdomain {
-            remote_dom: domid,
-            pad: 0,
-            remote_port: port.filter(|_| offered == 0).unwrap_or(offered),
-            local_port: 0,
-        };
+        Some(map)
+    }
+
+    fn bind(&mut self, domid: u16, mut ring: Ring, remote_port: u32) -> Result<&Ring, Error> {
+        let mut request = evtchn::BindInterdomain { remote_dom: domid, pad: 0, remote_port, local_port: 0 };
         if hypercall::op(number::EVENT_CHANNEL_OP, op::BIND_INTERDOMAIN, &mut request) != 0 {
             self.unmap(&ring);
             return Err(Error::Inval);
@@ -220,8 +174,10 @@ impl Rings {
         ring.port = request.local_port;
         ring.word(at::FEATURES).store(FEATURES, Ordering::Release);
         events::unmask(ring.port);
-        self.rings.insert(domid, ring);
-        Ok(())
+        if let Some(old) = self.rings.remove(&domid) {
+            self.shut(&old);
+        }
+        Ok(self.rings.entry(domid).or_insert(ring))
     }
 
     fn unmap(&mut self, ring: &Ring) {
@@ -232,62 +188,130 @@ impl Rings {
         }
     }
 
-    fn disconnect(&mut self, domid: u16) {
-        if let Some(ring) = self.rings.remove(&domid) {
-            events::close(ring.port);
-            self.unmap(&ring);
+    fn shut(&mut self, ring: &Ring) {
+        events::close(ring.port);
+        self.unmap(ring);
+    }
+
+    /// Lets go of rings that lead to no client any more.
+    fn sweep(&mut self, service: &Service) {
+        let stale = |domid: &&u16| !service.links().contains_key(domid);
+        let gone: Vec<u16> = self.rings.keys().filter(stale).copied().collect();
+        for ring in gone.iter().filter_map(|domid| self.rings.remove(domid)).collect::<Vec<_>>() {
+            self.shut(&ring);
         }
+    }
+
+    /// An input that is well formed.
+    fn tell(&mut self, service: &mut Service, input: Input) -> bool {
+        service.take(input, self).unwrap_or_else(|_| fail!("the store does not understand itself"))
     }
 
     /// Follows the hypervisor's list of domains.
-    fn follow(&mut self, store: &mut Store, devices: &mut Devices, own: u16) {
+    fn follow(&mut self, service: &mut Service, own: u16) {
         let list = domains();
         let lives = list.iter().filter(|info| info.flags & info::DYING == 0);
-        self.living = lives.map(|info| (info.domain, info.handle)).collect();
-        let gone = |domid: u16| self.living.iter().all(|&(living, _)| living != domid);
-        let ended: Vec<u16> = self.rings.keys().copied().filter(|&domid| gone(domid)).collect();
-        // Their numbers may come back.
-        self.left.retain(|&domid| !gone(domid));
-        for domid in ended {
-            self.disconnect(domid);
-            store.release(domid);
-            devices.vanish(store, domid);
-        }
+        self.tell(service, Input::Living(lives.map(|info| (info.domain, info.handle)).collect()));
+        self.sweep(service);
         for domain in &list {
             let domid = domain.domain;
             if domain.flags & info::SHUTDOWN != 0 {
-                store.has_shut_down(domid);
+                self.tell(service, Input::ShutDown(domid));
             }
-            let new = domid != own && !self.rings.contains_key(&domid) && !self.left.contains(&domid);
-            if new && domain.flags & info::DYING == 0 {
-                match self.connect(domid, None) {
-                    Ok(()) => store.introduce(domid),
-                    Err(_) => {
-                        say!("store: d{domid} has no ring that works; it is left alone");
-                        self.left.insert(domid);
-                    }
+            if domid == own || domain.flags & info::DYING != 0 || self.rings.contains_key(&domid) {
+                continue;
+            }
+            let known = service.links().get(&domid).copied();
+            let input = match known {
+                Some(link) if self.resume(domid, &link).is_ok() => continue,
+                None if !service.is_new(domid) => continue,
+                None if let Ok(link) = self.open(domid, None) => Input::Connected(domid, link),
+                _ => {
+                    say!("store: d{domid} has no ring that works; it is left alone");
+                    Input::Left(domid)
                 }
-            }
+            };
+            self.tell(service, input);
         }
-        devices.appear(store, &self.living);
+        self.tell(service, Input::Appear);
     }
 
     /// One turn of every ring; true if anything moved.
-    fn turn(&mut self, store: &mut Store) -> bool {
+    fn turn(&mut self, service: &mut Service) -> bool {
         let all: Vec<u16> = self.rings.keys().copied().collect();
         let mut moved = false;
         for domid in all {
-            // Out of the map meanwhile: a request may release the one who made it.
-            let Some(mut ring) = self.rings.remove(&domid) else { continue };
-            moved |= ring.turn(store, self);
-            if self.left.contains(&domid) {
-                events::close(ring.port);
-                self.unmap(&ring);
-            } else {
-                self.rings.insert(domid, ring);
+            // Whoever has it may have released it in this turn.
+            let Some(&link) = service.links().get(&domid) else { continue };
+            moved |= self.turn_of(service, domid, link);
+        }
+        self.sweep(service);
+        moved
+    }
+
+    /// One turn of a ring: what is published is recorded before.
+    fn turn_of(&mut self, service: &mut Service, domid: u16, link: Link) -> bool {
+        let Some(ring) = self.rings.get(&domid) else { return false };
+        if ring.word(at::CONNECTION).load(Ordering::Acquire) == 1 {
+            self.tell(service, Input::Reset(domid));
+            if let Some(ring) = self.rings.get(&domid) {
+                for word in [at::REQ_CONS, at::REQ_PROD, at::RSP_CONS, at::RSP_PROD, at::ERROR] {
+                    ring.word(word).store(0, Ordering::Relaxed);
+                }
+                ring.word(at::CONNECTION).store(0, Ordering::Release);
+                ring.notify();
+            }
+            return true;
+        }
+        if link.error != 0 {
+            return false;
+        }
+        let moved = self.take(service, domid, link).and_then(|taken| Ok(self.give(service, domid)? || taken));
+        match moved {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(why) => {
+                say!("store: d{domid} does not keep to the protocol (error {why})");
+                self.tell(service, Input::Broken(domid, why));
             }
         }
-        moved
+        if let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) {
+            ring.publish(link);
+            ring.notify();
+        }
+        true
+    }
+
+    /// Takes what the present request lacks, and does it if it is complete.
+    fn take(&mut self, service: &mut Service, domid: u16, link: Link) -> Result<bool, u32> {
+        let Some(ring) = self.rings.get(&domid) else { return Ok(false) };
+        let bytes = ring.fetch(&link, service.store().wants(domid))?;
+        let moved = service.take(Input::Turn(domid, bytes, None), self).map_err(|_| BAD_MESSAGE)?;
+        if let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) {
+            ring.publish(link);
+        }
+        Ok(moved)
+    }
+
+    /// Gives what fits of the answers.
+    fn give(&mut self, service: &mut Service, domid: u16) -> Result<bool, u32> {
+        let mut given = 0;
+        // A client that reads as fast as we write has us once around at most.
+        while given < RING {
+            let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) else {
+                break;
+            };
+            let count = ring.put(link, service.store().output(domid))?;
+            if count == 0 {
+                break;
+            }
+            given += count;
+            self.tell(service, Input::Sent(domid, count));
+            if let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) {
+                ring.publish(link);
+            }
+        }
+        Ok(given != 0)
     }
 }
 
@@ -312,19 +336,24 @@ fn domains() -> Vec<DomainInfo> {
 }
 
 /// Serves for ever.
-pub fn serve(mut devices: Devices) -> ! {
+pub fn serve(devices: Devices) -> ! {
     let own = hypercall::domid();
     grants::init(1);
-    let mut store = Store::new(super::tree::Quota::DEFAULT);
+    let (mut service, goes_on) = Service::new(devices, kept());
+    if goes_on {
+        say!("store: goes on, with {} clients", service.links().len());
+    } else {
+        say!("store: serving");
+    }
     let mut rings = Rings::default();
     events::unmask(events::bind_virq(VIRQ_DOM_EXC));
     loop {
         // Any event may be that of the domains' list, and asking for it is cheap.
-        rings.follow(&mut store, &mut devices, own);
+        rings.follow(&mut service, own);
         // A client that never has enough must not keep the ends of others from being seen.
-        let busy = (0..TURNS).all(|_| rings.turn(&mut store));
+        let busy = (0..TURNS).all(|_| rings.turn(&mut service));
         // What they did may have made room for a device.
-        if !devices.appear(&mut store, &rings.living) && !busy {
+        if !rings.tell(&mut service, Input::Appear) && !busy {
             events::wait_upcall();
         }
     }

@@ -18,6 +18,8 @@ use alloc::{
     vec::Vec,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     path,
     perms::{Entry, Perms, READ, Who},
@@ -45,7 +47,7 @@ pub trait Host {
 }
 
 /// One client.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Connection {
     target: Option<u16>,
     parser: Parser,
@@ -74,7 +76,7 @@ impl Connection {
 type Answer = Result<Vec<u8>, Error>;
 
 /// The store.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Store {
     tree: Tree,
     watches: Watches,
@@ -187,13 +189,14 @@ impl Store {
         self.special("@releaseDomain");
     }
 
-    /// A domain has shut down; told once.
-    pub fn has_shut_down(&mut self, domid: u16) {
-        if let Some(connection) = self.connections.get_mut(&domid)
-            && !core::mem::replace(&mut connection.ended, true)
-        {
+    /// A domain has shut down; told once. Whether it was told now.
+    pub fn has_shut_down(&mut self, domid: u16) -> bool {
+        let connection = self.connections.get_mut(&domid);
+        let new = connection.is_some_and(|connection| !core::mem::replace(&mut connection.ended, true));
+        if new {
             self.special("@releaseDomain");
         }
+        new
     }
 
     /// A client begins anew: nothing of what it said or had asked for remains, but its nodes do.
@@ -258,8 +261,8 @@ impl Store {
     }
 
     /// The next bytes for a client.
-    pub fn output(&mut self, domid: u16) -> &[u8] {
-        self.catch_up(domid);
+    #[must_use]
+    pub fn output(&self, domid: u16) -> &[u8] {
         match self.connections.get(&domid) {
             Some(connection) => {
                 connection.queue.front().map_or(&[], |(message, _)| &message[connection.sent..])
@@ -279,6 +282,7 @@ impl Store {
             connection.sent = 0;
             connection.queue.pop_front();
         }
+        self.catch_up(domid);
     }
 
     /// Queues an event for each watch that is behind, while there is room.

@@ -19,6 +19,8 @@ use alloc::{
     vec::Vec,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     path,
     perms::{Perms, READ, WRITE, Who},
@@ -29,7 +31,7 @@ use super::{
 const NODE_OVERHEAD: usize = 200;
 
 /// A node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Node {
     /// What it holds.
     pub value: Rc<[u8]>,
@@ -52,7 +54,7 @@ impl Node {
 }
 
 /// What a domain may have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Quota {
     /// Nodes it owns.
     pub nodes: usize,
@@ -87,7 +89,7 @@ impl Quota {
 }
 
 /// What a domain has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Account {
     /// Nodes.
     pub nodes: usize,
@@ -96,7 +98,7 @@ pub struct Account {
 }
 
 /// A change that watches hear of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// What changed.
     pub path: String,
@@ -107,7 +109,7 @@ pub struct Change {
 }
 
 /// A path a transaction has touched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Touched {
     /// The generation when it was first looked at.
     seen: Option<u64>,
@@ -118,7 +120,7 @@ struct Touched {
 }
 
 /// A layer over the tree.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Transaction {
     touched: BTreeMap<String, Touched>,
     changes: Vec<Change>,
@@ -129,7 +131,7 @@ pub struct Transaction {
 }
 
 /// The tree.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Tree {
     nodes: BTreeMap<String, Rc<Node>>,
     accounts: BTreeMap<u16, Account>,

@@ -6,10 +6,12 @@
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
+use serde::{Deserialize, Serialize};
+
 use super::path;
 
 /// One watch of one client.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Watch {
     /// Whose.
     pub domid: u16,
@@ -22,7 +24,7 @@ pub struct Watch {
 }
 
 /// All watches, by absolute path.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Watches {
     by_path: BTreeMap<String, Vec<Watch>>,
     counts: BTreeMap<u16, usize>,

@@ -4,6 +4,8 @@
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 /// `XENSTORE_PAYLOAD_MAX`: bytes behind a header.
 pub const PAYLOAD_MAX: usize = 4096;
 /// `XENSTORE_ABS_PATH_MAX`
@@ -166,7 +168,7 @@ pub fn number<T: core::str::FromStr>(text: &str) -> Result<T, Error> {
 }
 
 /// Takes a client's bytes and cuts them into requests.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Parser {
     bytes: Vec<u8>,
 }

@@ -10,6 +10,8 @@ pub const MEMMAP_RAM: u32 = 1;
 pub const MEMMAP_RESERVED: u32 = 2;
 /// `XEN_HVM_MEMMAP_TYPE_ACPI`
 pub const MEMMAP_ACPI: u32 = 3;
+/// `XEN_HVM_MEMMAP_TYPE_PMEM`
+pub const MEMMAP_PMEM: u32 = 7;
 
 /// `SIF_PRIVILEGED` (public/xen.h): the domain has power over others.
 pub const SIF_PRIVILEGED: u32 = 1 << 0;
