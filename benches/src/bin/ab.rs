@@ -178,7 +178,13 @@ struct Place<'a, 'm> {
     seat: Seat,
 }
 
-fn pair(w: &Workload, name: &str, places: [Place<'_, '_>; 2], cpus: [usize; 2], samples: usize) -> Result<Row> {
+fn pair(
+    w: &Workload,
+    name: &str,
+    places: [Place<'_, '_>; 2],
+    cpus: [usize; 2],
+    samples: usize,
+) -> Result<Row> {
     let mut a = places.each_ref().map(|p| Player::new(w, p.seat, p.machine));
     let mut b = places.each_ref().map(|p| Player::new(w, p.seat, p.machine));
     let ([Ok(a0), Ok(a1)], [Ok(b0), Ok(b1)]) = (&mut a, &mut b) else {
