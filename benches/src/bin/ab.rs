@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use benches::ab::{self, Counters, Row};
 use benches::baseline::Xen;
 use benches::counters::Counting;
+use benches::machine::Machine;
 use benches::ours::Ours;
 use benches::placement::Placement;
 use benches::workload::{self, Player, Seat, Workload};
@@ -43,6 +44,8 @@ const COUNTED: u32 = 200;
 enum Job {
     Alone(Workload),
     Together(Workload, &'static str, Seat),
+    /// Two threads that share nothing at all: what the machine alone makes of two.
+    Apart(Workload),
     Handles(handles::Case),
 }
 
@@ -51,6 +54,7 @@ impl Job {
         match self {
             Self::Alone(w) => w.name.clone(),
             Self::Together(w, suffix, _) => format!("{}.{suffix}", w.name),
+            Self::Apart(w) => format!("{}.threads2.apart", w.name),
             Self::Handles(case) => case.name.clone(),
         }
     }
@@ -65,7 +69,8 @@ fn jobs(two: bool) -> Result<Vec<Job>> {
         jobs.push(Job::Alone(w.clone()));
         if threads {
             jobs.push(Job::Together(w.clone(), "threads2.own", Seat::OWN_GREFS));
-            jobs.push(Job::Together(w, "threads2.same", Seat::SAME_GREFS));
+            jobs.push(Job::Together(w.clone(), "threads2.same", Seat::SAME_GREFS));
+            jobs.push(Job::Apart(w));
         }
     }
     jobs.extend(handles::cases().into_iter().map(Job::Handles));
@@ -99,7 +104,8 @@ fn main() -> Result<()> {
         let row = match (job, cpus) {
             (Job::Alone(w), _) => alone(w, samples, counting.as_mut()),
             (Job::Together(w, _, seat), Some(cpus)) => together(w, &name, *seat, cpus, samples),
-            (Job::Together(..), None) => bail!("{name} needs two processors"),
+            (Job::Apart(w), Some(cpus)) => apart(w, &name, cpus, samples),
+            (Job::Together(..) | Job::Apart(..), None) => bail!("{name} needs two processors"),
             (Job::Handles(case), _) => Ok(handles::row(case, samples)),
         };
         rows.push(row.with_context(|| name.clone())?);
@@ -143,35 +149,67 @@ fn alone(w: &Workload, samples: usize, counting: Option<&mut Counting>) -> Resul
     Ok(row)
 }
 
-/// Two threads of each: the second in `seat`.
+/// Two threads of each on one machine: the second in `seat`.
 fn together(w: &Workload, name: &str, seat: Seat, cpus: [usize; 2], samples: usize) -> Result<Row> {
     let machine = engine::machine(w.shape());
     let (ours, xen) = (Ours::new(&machine, Choice::Auto), Xen::new(&machine));
-    let seats = [Seat::ALONE, seat];
-    let mut a = seats.map(|seat| Player::new(w, seat, &machine));
-    let mut b = seats.map(|seat| Player::new(w, seat, &machine));
+    let places = [Seat::ALONE, seat].map(|seat| Place { machine: &machine, ours: &ours, xen: &xen, seat });
+    pair(w, name, places, cpus, samples)
+}
+
+/// The same with a machine and tables for each thread, in the same seat of it.
+fn apart(w: &Workload, name: &str, cpus: [usize; 2], samples: usize) -> Result<Row> {
+    let machines = [0, 1].map(|_| engine::machine(w.shape()));
+    let [first, second] = &machines;
+    let ours = [Ours::new(first, Choice::Auto), Ours::new(second, Choice::Auto)];
+    let xen = [Xen::new(first), Xen::new(second)];
+    let places = [
+        Place { machine: first, ours: &ours[0], xen: &xen[0], seat: Seat::ALONE },
+        Place { machine: second, ours: &ours[1], xen: &xen[1], seat: Seat::ALONE },
+    ];
+    pair(w, name, places, cpus, samples)
+}
+
+/// Where one of two threads plays.
+struct Place<'a, 'm> {
+    machine: &'m Machine,
+    ours: &'a Ours<'m>,
+    xen: &'a Xen<'m>,
+    seat: Seat,
+}
+
+fn pair(
+    w: &Workload,
+    name: &str,
+    places: [Place<'_, '_>; 2],
+    cpus: [usize; 2],
+    samples: usize,
+) -> Result<Row> {
+    let mut a = places.each_ref().map(|p| Player::new(w, p.seat, p.machine));
+    let mut b = places.each_ref().map(|p| Player::new(w, p.seat, p.machine));
     let ([Ok(a0), Ok(a1)], [Ok(b0), Ok(b1)]) = (&mut a, &mut b) else {
         bail!("does not fit the machine twice");
     };
     let elements = a0.elements();
     let lines = lines::measure(cpus);
+    let [first, second] = &places;
     let mut row = ab::compare_pairs(
         name,
         UNIT,
         elements,
         samples,
         cpus,
-        [&mut || a0.round(&ours), &mut || a1.round(&ours)],
-        [&mut || b0.round(&xen), &mut || b1.round(&xen)],
+        [&mut || a0.round(first.ours), &mut || a1.round(second.ours)],
+        [&mut || b0.round(first.xen), &mut || b1.round(second.xen)],
     );
     row.lines = Some(lines);
-    for (player, seed) in [(a0, 1), (a1, 2)] {
+    for (player, place, seed) in [(a0, first, 1), (a1, second, 2)] {
         player.statuses_good::<Ours<'_>>()?;
-        player.verified_round(&ours, &machine, seed)?;
+        player.verified_round(place.ours, place.machine, seed)?;
     }
-    for (player, seed) in [(b0, 1), (b1, 2)] {
+    for (player, place, seed) in [(b0, first, 1), (b1, second, 2)] {
         player.statuses_good::<Xen<'_>>()?;
-        player.verified_round(&xen, &machine, seed)?;
+        player.verified_round(place.xen, place.machine, seed)?;
     }
     Ok(row)
 }

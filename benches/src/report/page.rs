@@ -60,7 +60,7 @@ fn profile_texts(out: &mut String, profiles: &[(&str, &str)]) {
     }
     out.push_str(
         "<h2>Where the instructions go</h2>\n<p>By <code>cargo xtask profile</code>: each instruction of one hypercall, \
-         counted by the function it was written in.</p>\n",
+         counted by the function it was written in. Of two threads: the time, and the cache lines it goes to.</p>\n",
     );
     for (i, (row, said)) in profiles.iter().enumerate() {
         let _ = writeln!(
