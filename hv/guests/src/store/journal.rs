@@ -137,23 +137,45 @@ pub(super) mod tests {
 
     #[test]
     fn an_end_at_any_moment_leaves_the_old_or_the_new() {
-        // Each word that `begin` and `append` store, left out from some point on, as an end there would.
+        let image =
+            |words: &[AtomicU64]| words.iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let words = memory(64);
+        let (mut journal, _) = Journal::open(words);
+        let mut step = |journal: &mut Journal, act: &dyn Fn(&mut Journal) -> bool| {
+            let before = image(words);
+            let old = Journal::open(words).1;
+            assert!(act(journal));
+            let after = image(words);
+            let new = Journal::open(words).1;
+            // In the order in which they are stored: the records, the words in use, the serial number.
+            let mut stored: Vec<usize> = (0..64).filter(|&at| before[at] != after[at]).collect();
+            stored.sort_by_key(|&at| (HEAD.saturating_sub(at % 32), at));
+            for cut in 0..=stored.len() {
+                let left = memory(64);
+                for (at, word) in left.iter().enumerate() {
+                    let done = stored[..cut].contains(&at);
+                    word.store(if done { after[at] } else { before[at] }, Ordering::Relaxed);
+                }
+                let found = Journal::open(left).1;
+                assert_eq!(
+                    found,
+                    *if cut == stored.len() { &new } else { &old },
+                    "{cut} of {}",
+                    stored.len()
+                );
+            }
+        };
+        step(&mut journal, &|journal| journal.begin(b"a snapshot"));
+        step(&mut journal, &|journal| journal.append(b"an input"));
+        step(&mut journal, &|journal| journal.append(b"another input"));
+        step(&mut journal, &|journal| journal.begin(b"a second snapshot"));
+    }
+
+    #[test]
+    fn a_byte_that_is_not_what_it_was_is_seen() {
         let words = memory(64);
         let (mut journal, _) = Journal::open(words);
         assert!(journal.begin(b"a snapshot") && journal.append(b"an input"));
-        let image =
-            |words: &[AtomicU64]| words.iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        let before = image(words);
-        assert!(journal.append(b"another input"));
-        let after = image(words);
-        // All of the record, but not yet the count.
-        let cut = memory(64);
-        for (at, word) in cut.iter().enumerate() {
-            word.store(if at % 32 < HEAD { before[at] } else { after[at] }, Ordering::Relaxed);
-        }
-        assert_eq!(Journal::open(cut).1.len(), 2);
-        // A byte that is not what it was.
-        words[HEAD + 1].fetch_xor(1, Ordering::Relaxed);
         words[32 + HEAD + 1].fetch_xor(1, Ordering::Relaxed);
         assert!(Journal::open(words).1.is_empty());
     }
