@@ -141,7 +141,7 @@ pub(super) mod tests {
             |words: &[AtomicU64]| words.iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<_>>();
         let words = memory(64);
         let (mut journal, _) = Journal::open(words);
-        let mut step = |journal: &mut Journal, act: &dyn Fn(&mut Journal) -> bool| {
+        let step = |journal: &mut Journal, act: &dyn Fn(&mut Journal) -> bool| {
             let before = image(words);
             let old = Journal::open(words).1;
             assert!(act(journal));
