@@ -57,6 +57,8 @@ pub struct Machine {
     pub mem_mib: u32,
     /// Count guest time in instructions: one CPU thread, repeatable.
     pub icount: bool,
+    /// TCG takes turns among the CPUs in one thread instead of running each in a thread of its own.
+    pub one_thread: bool,
     /// One instruction at a time, so that a trace ([`boot_traced`]) has a line for each.
     pub single_step: bool,
     /// Instead of the accelerator's default model.
@@ -90,6 +92,7 @@ impl Machine {
             cpus: 1,
             mem_mib: 512,
             icount: false,
+            one_thread: false,
             single_step: false,
             cpu_model: None,
             limit: Duration::from_secs(60),
@@ -108,6 +111,7 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         let (accel, model) = match self.accel {
             Accel::Kvm => ("kvm", "host"),
+            Accel::Auto | Accel::Tcg if self.one_thread && !self.icount => ("tcg,thread=single", "max"),
             Accel::Auto | Accel::Tcg if self.cpus > 1 && !self.icount => ("tcg,thread=multi", "max"),
             Accel::Auto | Accel::Tcg => ("tcg", "max"),
         };

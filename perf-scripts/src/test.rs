@@ -208,8 +208,8 @@ fn steps(no_install: bool) -> Vec<TestStep> {
     steps
 }
 
-/// A long run of Linux domains. A few in a hundred end with QEMU gone: a triple fault right behind VMRUN, for a reason
-/// not found yet (README, "What works"). Such a run is made once more. Anything else that is wrong fails at once.
+/// A long run of Linux domains. If QEMU is gone - a triple fault right behind VMRUN, for a reason not found yet (README,
+/// "What works") - it is made once more. Anything else that is wrong fails at once.
 fn unless_vanished(run: impl Fn() -> Counted) -> Counted {
     match run() {
         Err(why) if format!("{why:#}").contains(linux::network::VANISHED) => {

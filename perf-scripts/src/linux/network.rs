@@ -73,6 +73,8 @@ pub fn machine(args: &LinuxArgs, nodes: &str, domains: &[Linux]) -> Result<Machi
     machine.accel = accel::choose(args.accel, &made)?;
     machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.icount = args.icount;
+    // With a thread for each pCPU such a run is prone to end in a triple fault (README, "What works").
+    machine.one_thread = true;
     let count = u32::try_from(domains.len()).unwrap_or(u32::MAX);
     machine.mem_mib = BESIDE_MIB + 128 + count.saturating_mul(args.mem + 12);
     machine.limit = Duration::from_secs(args.limit);
