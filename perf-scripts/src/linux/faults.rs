@@ -106,10 +106,7 @@ pub fn run(args: &LinuxArgs) -> Result<()> {
         domain("client", "restart=always input", "role=client address=10.0.0.2 rounds=3"),
         domain("peer", "", "role=client address=10.0.0.3 rounds=3 disk=yes"),
     ];
-    let mut machine = network::machine(args, NODES, &domains)?;
-    for store in machine.modules.iter_mut().filter(|module| module.string.contains("domain=store ")) {
-        store.string = store.string.replace("domain=store ", "domain=store restart=always ");
-    }
+    let mut machine = network::machine(args, "restart=always", NODES, &domains)?;
     machine.keys.extend(KEYS);
 
     let step = Step::new("Linux domains that lose each other");

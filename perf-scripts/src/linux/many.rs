@@ -42,7 +42,7 @@ pub fn run(args: &LinuxArgs, clients: u32) -> Result<Told> {
         let kernel = format!("rdinit=/many role=client number={number} clients={clients}");
         domains.push(Linux { name, module: String::new(), kernel });
     }
-    let machine = network::machine(args, &nodes, &domains)?;
+    let machine = network::machine(args, "", &nodes, &domains)?;
 
     let step = Step::new("Many Linux domains");
     let since = Instant::now();

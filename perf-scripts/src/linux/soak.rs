@@ -48,7 +48,7 @@ pub fn run(args: &LinuxArgs, seconds: u64) -> Result<Told> {
         kernel: format!("rdinit=/soak role={role} seconds={seconds}"),
     });
     let args = LinuxArgs { limit: args.limit.max(seconds + BESIDE), ..args.clone() };
-    let mut machine = network::machine(&args, NODES, &domains)?;
+    let mut machine = network::machine(&args, "", NODES, &domains)?;
     machine.keys.extend(KEYS);
 
     let step = Step::new("A long run of traffic between Linux domains");
