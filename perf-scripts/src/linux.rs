@@ -237,6 +237,7 @@ fn machine(args: &LinuxArgs) -> Result<Machine> {
     machine.accel = accel::choose(args.accel, &made)?;
     machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.icount = args.icount;
+    machine.one_thread = true;
     let domains = args.domains.unwrap_or(1);
     machine.mem_mib = BESIDE_MIB + domains * (args.mem + 4);
     machine.limit = Duration::from_secs(args.limit);

@@ -57,7 +57,10 @@ pub struct Machine {
     pub mem_mib: u32,
     /// Count guest time in instructions: one CPU thread, repeatable.
     pub icount: bool,
-    /// TCG takes turns among the CPUs in one thread instead of running each in a thread of its own.
+    /// TCG takes turns among the CPUs in one thread instead of running each in a thread of its own. Linux needs it:
+    /// it loads x87 state all the time, and each time, on whatever CPU, QEMU (7.2) clears a flag of CPU 0 with a
+    /// plain read and write (`cpu_clear_ignne`). That CPU's NPT and GIF flags are in the same word; one that changes
+    /// meanwhile changes back, and the guest or the machine ends in a triple fault.
     pub one_thread: bool,
     /// One instruction at a time, so that a trace ([`boot_traced`]) has a line for each.
     pub single_step: bool,

@@ -183,16 +183,16 @@ fn steps(no_install: bool) -> Vec<TestStep> {
         linux::run(&LinuxArgs::test(Flavour::Cloud, 1, 2).with_shell("nox2apic")).map(|results| results.len())
     }));
     steps.push(TestStep::new("linux: a driver domain, two clients, a disk", false, || {
-        unless_vanished(|| linux::network::run(&LinuxArgs::devices()).map(|_| 1))
+        linux::network::run(&LinuxArgs::devices()).map(|_| 1)
     }));
     steps.push(TestStep::new("linux: a client and the driver lost in mid traffic, and back", false, || {
-        unless_vanished(|| linux::faults::run(&LinuxArgs::devices()).map(|()| 1))
+        linux::faults::run(&LinuxArgs::devices()).map(|()| 1)
     }));
     steps.push(TestStep::new("linux: six clients on a bridge, 128 MiB each", false, || {
-        unless_vanished(|| linux::many::run(&LinuxArgs::devices().of_mib(128), 6).map(|_| 1))
+        linux::many::run(&LinuxArgs::devices().of_mib(128), 6).map(|_| 1)
     }));
     steps.push(TestStep::new("linux: three minutes of mixed traffic", false, || {
-        unless_vanished(|| linux::soak::run(&LinuxArgs::devices(), 180).map(|_| 1))
+        linux::soak::run(&LinuxArgs::devices(), 180).map(|_| 1)
     }));
     for &policy in conformance::POLICIES {
         let name = if policy.is_empty() {
@@ -206,18 +206,6 @@ fn steps(no_install: bool) -> Vec<TestStep> {
         steps.push(TestStep::new(format!("netback: {}", case.words), case.quick, || traffic::run(case)));
     }
     steps
-}
-
-/// A long run of Linux domains. If QEMU is gone - a triple fault right behind VMRUN, for a reason not found yet (README,
-/// "What works") - it is made once more. Anything else that is wrong fails at once.
-fn unless_vanished(run: impl Fn() -> Counted) -> Counted {
-    match run() {
-        Err(why) if format!("{why:#}").contains(linux::network::VANISHED) => {
-            println!("once more, since {why:#}");
-            run()
-        }
-        result => result,
-    }
 }
 
 fn gate_step(part: gate::Part) -> String {

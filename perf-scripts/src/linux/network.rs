@@ -74,7 +74,6 @@ pub fn machine(args: &LinuxArgs, store: &str, nodes: &str, domains: &[Linux]) ->
     machine.accel = accel::choose(args.accel, &made)?;
     machine.cpus = if args.icount { 1 } else { args.cpus };
     machine.icount = args.icount;
-    // With a thread for each pCPU such a run is prone to end in a triple fault (README, "What works").
     machine.one_thread = true;
     let count = u32::try_from(domains.len()).unwrap_or(u32::MAX);
     machine.mem_mib = BESIDE_MIB + 128 + count.saturating_mul(args.mem + 12);
@@ -95,8 +94,6 @@ pub fn machine(args: &LinuxArgs, store: &str, nodes: &str, domains: &[Linux]) ->
 
 /// The hypervisor's last line of all.
 const LAST_WORDS: &str = "when_done=poweroff: switching off";
-/// QEMU was gone and the hypervisor had not said so.
-pub const VANISHED: &str = "the machine vanished without a word";
 
 /// Where QEMU tells of CPUs that are reset: a triple fault is one.
 fn reset_log() -> PathBuf {
@@ -124,7 +121,7 @@ pub fn trouble(line: &Line<'_>) -> Option<String> {
 pub fn ended_badly(boot: &Boot, limit: u64) -> Option<String> {
     match &boot.ending {
         Ending::Off if boot.lines.iter().any(|line| line.ends_with(LAST_WORDS)) => None,
-        Ending::Off => Some(format!("{VANISHED}{}", reset())),
+        Ending::Off => Some(format!("the machine vanished without a word{}", reset())),
         Ending::Late(place) => Some(format!("still running after {limit} s{place}")),
         other => Some(format!("the machine did not end in peace: {other:?}")),
     }
