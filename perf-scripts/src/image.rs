@@ -123,19 +123,22 @@ fn cargo_build(package: &str, what: &str, args: &ImageArgs) -> Result<Vec<PathBu
     command.args(["build", "--locked", "-p", package, "--bins", "--features", "bare-metal"]);
     command.args(["--message-format", "json-render-diagnostics", "--profile", &args.profile]);
     command.arg("--target-dir").arg(places::target().join("image"));
-    let done = run(&mut command, &step, BUILD_LIMIT)?;
+    Ok(executables(&cargo_succeeds(&mut command, &step)?))
+}
+
+/// Has cargo build something; what it printed.
+pub fn cargo_succeeds(command: &mut Command, step: &Step) -> Result<String> {
+    let done = run(command, step, BUILD_LIMIT)?;
     if !done.status.success() {
         let told: Vec<&str> = done
             .all
             .lines()
             .filter(|line| !line.starts_with('{') && !line.trim_start().starts_with("Compiling"))
             .collect();
-        return Err(stop(
-            Exit::Build,
-            format!("{}\n{what}: cargo build -p {package} failed", told.join("\n")),
-        ));
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        return Err(stop(Exit::Build, format!("{}\ncargo {} failed", told.join("\n"), words.join(" "))));
     }
-    Ok(executables(&done.out))
+    Ok(done.out)
 }
 
 /// The executables named in cargo's messages.

@@ -11,6 +11,7 @@ mod bench;
 mod boot_tests;
 mod capture;
 mod conformance;
+mod counter;
 mod docs;
 mod failure;
 mod fuzz;

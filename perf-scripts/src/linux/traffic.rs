@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::initramfs::Initramfs;
 use super::packages::{self, Tree};
+use crate::counter::{self, Executed};
 use crate::progress::Step;
 
 /// What runs as process 1.
@@ -56,6 +57,7 @@ pub fn initramfs(kernel: &Path, dir: &Path, step: &Step) -> Result<Vec<u8>> {
         tree.program(&mut archive, &format!("usr/bin/{program}"), &format!("bin/{program}"))?;
     }
     packages::modules(&mut archive, kernel, &MODULES)?;
+    archive.program("bin/mark", &counter::program());
     archive.program("init", INIT.as_bytes());
     for (name, script) in OTHERS {
         archive.program(name, script.as_bytes());
@@ -92,6 +94,9 @@ pub struct Said {
     pub bits_per_second: f64,
     /// The last line of a client.
     pub ok: bool,
+    /// Where that was counted.
+    #[serde(skip)]
+    pub executed: Option<Executed>,
 }
 
 impl Said {

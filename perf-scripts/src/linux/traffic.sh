@@ -113,12 +113,14 @@ crossed() {
     echo $((in + out))
 }
 
-# What iperf3's server received, and the frames that crossed the ring for it.
+# What iperf3's server received, and the frames that crossed the ring for it. `mark` is seen by who counts.
 measure() {
     what=$1
     shift
     before=$(crossed)
+    mark
     iperf3 -c "$server" -t "${seconds:-1}" -J "$@" > /tmp/answer || fail "iperf3 $what: $(grep error /tmp/answer)"
+    mark
     frames=$(($(crossed) - before))
     figures=$(awk -F '[:,]' '
         /"sum_received"/ { inside = 1 }

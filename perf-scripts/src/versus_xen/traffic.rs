@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::dom0::{Dom0, File, Layout};
 use super::record::Report;
 use super::rows::{Better, Row};
+use crate::counter::{self, Counter, Executed};
 use crate::failure::{Exit, stop};
 use crate::image::Artefacts;
 use crate::linux::traffic::{DISK_TESTS, Said, TESTS};
@@ -41,11 +42,15 @@ pub fn measure(
     fs::write(&data, &initramfs).with_context(|| format!("cannot write {}", data.display()))?;
     drop(step);
 
-    let sides = [
-        (Layout::Driver, dom0.machine(image, Layout::Driver)),
-        (Layout::Dom0, dom0.machine(image, Layout::Dom0)),
-    ];
-    let ours = made.map(|made| on_tollgate(made, &kernel, &data, &sides[0].1)).transpose()?;
+    let counter = Counter::build()?;
+    let counted = |mut machine: Machine, code| {
+        machine.devices.extend(counter.options(&code, &marks()));
+        machine
+    };
+    let plain = [Layout::Driver, Layout::Dom0].map(|layout| (layout, dom0.machine(image, layout)));
+    let ours = made.map(|made| on_tollgate(made, &kernel, &data, &plain[0].1)).transpose()?;
+    let ours = ours.map(|machine| counted(machine, counter::TOLLGATE));
+    let sides = plain.map(|(layout, machine)| (layout, counted(machine, counter::XEN)));
     let mut told: BTreeMap<&str, Vec<Told>> = BTreeMap::new();
     for run in 1..=runs {
         if let Some(machine) = &ours {
@@ -106,17 +111,23 @@ const DATA: &str = "traffic.cpio";
 const DISK: u32 = 16;
 const THROUGHPUT: &str = "Mbit/s";
 const PER_FRAME: &str = "instructions per frame";
+const OURS_PER_FRAME: &str = "hypervisor's per frame";
 
 /// For the summary.
 const WORDS: &str = "\
 Under `-icount shift=0,sleep=off` a nanosecond of guest time is an instruction, so Mbit/s are of guest time and do \
 not depend on the host. Figures are what the receiver got. Instructions per frame are those of the whole machine - \
-both kernels, iperf3 and the hypervisor - during a measurement, by the frames that crossed the client's ring, both \
-ways; a frame of TCP may be an aggregate of up to 64 KiB. The disk is the driver's RAM disk, written and read past \
+both kernels, iperf3 and the hypervisor - during a measurement, and those at the hypervisor's addresses among them, \
+as a plugin of QEMU's translator counts them, by the frames that crossed the client's ring, both ways; a frame of TCP may be an aggregate of up to 64 KiB. The disk is the driver's RAM disk, written and read past \
 the client's cache in requests of 1 MiB, its data compared. One processor, 256 MiB a domain.
 ";
 
-/// Boots a machine and takes in what its domains say.
+/// Where the counts of a boot are.
+fn marks() -> PathBuf {
+    places::target().join("linux/marks.txt")
+}
+
+/// Boots a machine and takes in what its domains say, and what was executed meanwhile.
 fn boot(machine: &Machine, title: &str) -> Result<Told> {
     let step = Step::new(title);
     let mut told = Told::new();
@@ -140,7 +151,10 @@ fn boot(machine: &Machine, title: &str) -> Result<Told> {
     })?;
     let why = match (failure, boot.ending) {
         (Some(why), _) => (Exit::Failed, why),
-        (None, Ending::Stopped) => return Ok(told),
+        (None, Ending::Stopped) => {
+            count(&mut told, &counter::read(&marks())?)?;
+            return Ok(told);
+        }
         (None, Ending::Late(place)) => (Exit::Timeout, format!("not done in time{place}")),
         (None, ending) => (Exit::Failed, format!("it ended before the client was done: {ending:?}")),
     };
@@ -148,6 +162,17 @@ fn boot(machine: &Machine, title: &str) -> Result<Told> {
         why.0,
         format!("{title}: {}\n{}", why.1, boot.lines[boot.lines.len().saturating_sub(30)..].join("\n")),
     ))
+}
+
+/// What was executed goes to the client's measurements, whose order it has.
+fn count(told: &mut Told, executed: &[Executed]) -> Result<()> {
+    let measured = |said: &&mut Said| TESTS.iter().any(|(test, _)| *test == said.what);
+    let measured: Vec<_> = told.iter_mut().filter(measured).collect();
+    ensure!(measured.len() == executed.len(), "{} measurements, {} counts", measured.len(), executed.len());
+    for (said, executed) in measured.into_iter().zip(executed) {
+        said.executed = Some(*executed);
+    }
+    Ok(())
 }
 
 /// The rows of a backend; a side that was not measured has no runs.
@@ -177,11 +202,16 @@ fn rows(backend: &str, ours: &[Told], peer: &[Told], disk: &[(&str, &str)]) -> R
             Some(find(told, "client", test)?.bits_per_second / 1e6)
         })?);
     }
-    for (test, words) in TESTS {
-        rows.push(row(words.to_owned(), PER_FRAME, Better::Less, &|told| {
-            let said = find(told, "client", test)?;
-            (said.frames > 0.0).then(|| said.seconds * 1e9 / said.frames)
-        })?);
+    let all: fn(&Executed) -> u64 = |executed| executed.all;
+    let of_hypervisor: fn(&Executed) -> u64 = |executed| executed.hypervisor;
+    for (unit, part) in [(PER_FRAME, all), (OURS_PER_FRAME, of_hypervisor)] {
+        for (test, words) in TESTS {
+            rows.push(row(words.to_owned(), unit, Better::Less, &|told| {
+                let said = find(told, "client", test)?;
+                let executed = part(said.executed.as_ref()?);
+                (said.frames > 0.0).then(|| executed as f64 / said.frames)
+            })?);
+        }
     }
     Ok(rows)
 }
@@ -205,6 +235,7 @@ mod tests {
         for (test, _) in TESTS.into_iter().chain(DISK_TESTS) {
             told.push(Said { frames: 1000.0, seconds: 1.0, bits_per_second: rate, ..said("client", test) });
         }
+        count(&mut told, &[Executed { all: 5_000_000, hypervisor: 40_000 }; TESTS.len()]).unwrap();
         told
     }
 
@@ -212,12 +243,15 @@ mod tests {
     fn figures_become_rows() {
         let rows =
             rows("driver domain", &[told(2e9), told(2e9)], &[told(1e9), told(1e9)], &DISK_TESTS).unwrap();
-        assert_eq!(rows.len(), 2 + 2 * TESTS.len() + DISK_TESTS.len());
+        assert_eq!(rows.len(), 2 + 3 * TESTS.len() + DISK_TESTS.len());
         assert_eq!(rows[0].ours, [1.5, 1.5]);
         let tcp = rows.iter().find(|row| row.name == "driver domain: TCP, client to backend").unwrap();
         assert_eq!((tcp.unit, tcp.ratio()), (THROUGHPUT, Some(2.0)));
         let cost = rows.iter().find(|row| row.unit == PER_FRAME).unwrap();
-        assert!((cost.peer[0] - 1e6).abs() < 1.0);
+        assert!((cost.peer[0] - 5000.0).abs() < 0.1);
+        let cost = rows.iter().find(|row| row.unit == OURS_PER_FRAME).unwrap();
+        assert!((cost.peer[0] - 40.0).abs() < 0.1);
+        assert!(count(&mut told(1e9), &[]).is_err());
     }
 
     #[test]
