@@ -19,6 +19,8 @@ use crate::{accel, places};
 
 /// The domains behind the store, by name and role.
 const DOMAINS: [(&str, &str); 3] = [("driver", "driver"), ("client", "client"), ("peer", "peer")];
+/// Those with an interface, by role.
+const CLIENTS: [&str; 2] = ["client", "peer"];
 /// What a toolstack would write: both clients have an interface, the first a disk.
 const NODES: &str =
     "name=driver name=client name=peer vif=client:driver vif=peer:driver vbd=client:driver:/dev/ram0";
@@ -195,17 +197,20 @@ impl Told {
         let boots = DOMAINS.iter().map(|(_, role)| (*role, "boot"));
         let figures = measurements().map(|(what, _)| ("client", what));
         let pings = ["ping", "ping_peer"].map(|what| ("client", what));
+        let ends = CLIENTS.map(|role| (role, "end"));
         boots
             .chain(figures)
             .chain(pings)
+            .chain(ends)
             .find(|(role, what)| self.find(role, what).is_none())
             .map(|(role, what)| format!("{role} did not tell of '{what}'"))
             .or_else(|| (self.ended.len() != DOMAINS.len()).then(|| "not every domain ended".to_owned()))
     }
 
-    /// Frames that crossed the first client's ring while it measured.
+    /// Frames that crossed the rings of both clients.
     fn frames(&self) -> f64 {
-        self.said.iter().map(|(_, said)| said.frames).sum()
+        let ends = CLIENTS.iter().filter_map(|role| self.find(role, "end"));
+        ends.map(|(_, said)| said.frames).sum()
     }
 
     /// For people.
@@ -229,11 +234,14 @@ impl Told {
             }
         }
         println!(
-            "grant operations of the whole run; a frame is one of the client's {:.0} while it measured",
+            "grant operations of the whole run, disk and all, and how many for each of the {:.0} frames of both clients",
             self.frames()
         );
-        for Ended { domain, grants: [maps, unmaps, copies] } in &self.ended {
-            println!("{domain:<32} {maps:>10} maps {unmaps:>10} unmaps {copies:>10} copies");
+        println!("{:<16} {:>22} {:>22} {:>22}", "", "maps", "unmaps", "copies");
+        for Ended { domain, grants } in &self.ended {
+            let columns = grants
+                .map(|count| format!(" {:>22}", format!("{count} ({:.3})", count as f64 / self.frames())));
+            println!("{domain:<16}{}", columns.concat());
         }
     }
 
@@ -254,8 +262,16 @@ impl Told {
         let grants: Vec<_> = self
             .ended
             .iter()
-            .map(|Ended { domain, grants: [maps, unmaps, copies] }| {
-                json!({ "domain": domain, "maps": maps, "unmaps": unmaps, "copies": copies })
+            .map(|Ended { domain, grants }| {
+                let [maps, unmaps, copies] = grants;
+                let per_frame = grants.map(|count| count as f64 / self.frames());
+                json!({
+                    "domain": domain,
+                    "maps": maps,
+                    "unmaps": unmaps,
+                    "copies": copies,
+                    "per_frame": per_frame,
+                })
             })
             .collect();
         json!({
@@ -264,7 +280,7 @@ impl Told {
             "ping_ms": least("ping"),
             "ping_peer_ms": least("ping_peer"),
             "bits_per_second": figures,
-            "client_frames": self.frames(),
+            "frames": self.frames(),
             "grants": grants,
         })
     }
@@ -298,6 +314,9 @@ mod tests {
         told.said.extend(measurements().map(|(what, _)| said("client", what)));
         assert_eq!(told.lacks().unwrap(), "client did not tell of 'ping'");
         told.said.extend(["ping", "ping_peer"].map(|what| said("client", what)));
+        assert_eq!(told.lacks().unwrap(), "client did not tell of 'end'");
+        let end = |role: &str| (9.0, Said { frames: 500.0, ..said(role, "end").1 });
+        told.said.extend(CLIENTS.map(end));
         assert_eq!(told.lacks().unwrap(), "not every domain ended");
         let domain = |(name, _): (&str, &str)| Ended { domain: name.to_owned(), grants: [0; 3] };
         told.ended.extend(DOMAINS.map(domain));

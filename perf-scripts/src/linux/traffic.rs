@@ -83,11 +83,11 @@ pub fn with_busybox(dir: &Path, step: &Step) -> Result<Initramfs> {
 #[serde(default)]
 pub struct Said {
     pub role: String,
-    /// `boot`, `ping` or one of [`TESTS`].
+    /// `boot`, `ping`, one of [`TESTS`], or `end`.
     pub what: String,
     pub uptime_s: Option<f64>,
     pub least_ms: Option<f64>,
-    /// Frames that crossed the client's ring, both ways.
+    /// Frames that crossed the domain's ring, both ways; at its end, all of them.
     pub frames: f64,
     /// As the receiver tells them.
     pub seconds: f64,

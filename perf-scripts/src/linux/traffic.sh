@@ -160,6 +160,7 @@ driver)
 peer)
     network 10.0.0.3
     serve
+    echo "@result {\"role\":\"peer\",\"what\":\"end\",\"frames\":$(crossed)}"
     poweroff -f
     ;;
 client)
@@ -190,7 +191,7 @@ client)
         [ "$clients" -eq 1 ] || echo | nc 10.0.0.3 9
         echo | nc 10.0.0.1 9
     fi
-    echo "@result {\"role\":\"client\",\"ok\":true}"
+    echo "@result {\"role\":\"client\",\"what\":\"end\",\"frames\":$(crossed),\"ok\":true}"
     poweroff -f
     ;;
 *) fail "role=driver, role=client or role=peer is missing" ;;

@@ -119,7 +119,8 @@ Under `-icount shift=0,sleep=off` a nanosecond of guest time is an instruction, 
 not depend on the host. Figures are what the receiver got. Instructions per frame are those of the whole machine - \
 both kernels, iperf3 and the hypervisor - during a measurement, and those at the hypervisor's addresses among them, \
 as a plugin of QEMU's translator counts them, by the frames that crossed the client's ring, both ways; a frame of TCP may be an aggregate of up to 64 KiB. The disk is the driver's RAM disk, written and read past \
-the client's cache in requests of 1 MiB, its data compared. One processor, 256 MiB a domain.
+the client's cache in requests of 1 MiB, its data compared. One processor, 256 MiB a domain. On \
+Tollgate both domains boot at once, on Xen one after the other, which their times from kernel entry tell.
 ";
 
 /// Where the counts of a boot are.
