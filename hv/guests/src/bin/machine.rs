@@ -180,7 +180,7 @@ fn two_interrupts() {
     const ROUNDS: u64 = 10_000;
     // QEMU's TCG now and then looks up from its work while the handler runs, and may then deliver again what
     // EVENTINJ brought (`vt::svm`).
-    traps::set_upcall_spins(5_000);
+    events::come_by(traps::SLOW_UPCALL);
     let port = events::bind_ipi();
     events::unmask(port);
     apic_mode(0);

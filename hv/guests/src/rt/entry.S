@@ -111,17 +111,24 @@ exception_common:
     .balign 16
     .globl upcall_entry
 upcall_entry:
-    test byte ptr [rsp + 17], 2         /* RFLAGS.IF of what it interrupted */
-    jz masked
     push rax
-    mov rax, [rip + guest_upcall_spins]
-1:  sub rax, 1
-    jns 1b
-    mov rax, [rip + guest_vcpu_info]
+1:  mov rax, [rip + guest_vcpu_info]
     mov byte ptr [rax], 0
     lock inc qword ptr [rip + guest_upcalls]
     pop rax
     iretq
+
+/* The same, but it looks whether it may come, and takes its time. */
+    .balign 16
+    .globl slow_upcall_entry
+slow_upcall_entry:
+    test byte ptr [rsp + 17], 2         /* RFLAGS.IF of what it interrupted */
+    jz masked
+    push rax
+    mov eax, 5000
+2:  dec eax
+    jnz 2b
+    jmp 1b
 
     .balign 16
     .globl spurious_entry
@@ -237,12 +244,10 @@ guest_gdtr:
     .long guest_gdt
     .long 0
     .balign 8
-    .globl guest_vcpu_info, guest_upcalls, guest_upcall_spins, guest_seconds, guest_masked, trap_stack
+    .globl guest_vcpu_info, guest_upcalls, guest_seconds, guest_masked, trap_stack
 guest_vcpu_info:
     .quad 0
 guest_upcalls:
-    .quad 0
-guest_upcall_spins:
     .quad 0
 guest_seconds:
     .quad 0

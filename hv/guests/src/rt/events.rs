@@ -59,7 +59,12 @@ pub(super) fn init() {
     for index in 0..64 {
         word(shared_info::EVTCHN_MASK + 8 * index).store(u64::MAX, Ordering::Relaxed);
     }
-    let value = params::CALLBACK_TYPE_VECTOR << params::CALLBACK_TYPE_SHIFT | u64::from(traps::UPCALL);
+    come_by(traps::UPCALL);
+}
+
+/// Has events come by this vector from now on.
+pub fn come_by(vector: u8) {
+    let value = params::CALLBACK_TYPE_VECTOR << params::CALLBACK_TYPE_SHIFT | u64::from(vector);
     let mut request = hvm_op::Param { domid: DOMID_SELF, pad: 0, index: params::CALLBACK_IRQ, value };
     check("HVMOP_set_param of the callback", {
         hypercall::op(number::HVM_OP, hvm_op::op::SET_PARAM, &mut request)

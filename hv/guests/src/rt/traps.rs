@@ -8,15 +8,18 @@ use super::wide;
 
 /// The vector by which events come.
 pub const UPCALL: u8 = 0xf3;
-/// Another vector whose interrupts are counted.
+/// Another for them, whose handler takes some thousand instructions, and counts those that come while interrupts
+/// are off.
+pub const SLOW_UPCALL: u8 = 0xf4;
+/// A vector whose interrupts are counted, these as well.
 pub const SECOND: u8 = 0x51;
 
 unsafe extern "sysv64" {
     safe static exception_stubs: [[u8; 16]; 32];
     safe fn upcall_entry();
+    safe fn slow_upcall_entry();
     safe fn second_entry();
     safe fn spurious_entry();
-    safe static guest_upcall_spins: AtomicU64;
     safe static guest_seconds: AtomicU64;
     safe static guest_masked: AtomicU64;
     safe static trap_stack: AtomicU64;
@@ -48,7 +51,11 @@ pub(super) fn init() {
     for (stub, slot) in exception_stubs.iter().zip(&mut gates) {
         *slot = gate(wide(stub.as_ptr().addr()));
     }
-    for (vector, entry) in [(UPCALL, upcall_entry as extern "sysv64" fn()), (SECOND, second_entry)] {
+    for (vector, entry) in [
+        (UPCALL, upcall_entry as extern "sysv64" fn()),
+        (SLOW_UPCALL, slow_upcall_entry),
+        (SECOND, second_entry),
+    ] {
         gates[usize::from(vector)] = gate(wide((entry as *const ()).addr()));
     }
     // SAFETY: nothing else reaches the table yet.
@@ -60,18 +67,13 @@ pub(super) fn init() {
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack, readonly)) };
 }
 
-/// How many times the upcall's handler goes round before it does anything.
-pub fn set_upcall_spins(count: u64) {
-    guest_upcall_spins.store(count, Ordering::Relaxed);
-}
-
 /// Interrupts of [`SECOND`] so far.
 #[must_use]
 pub fn seconds() -> u64 {
     guest_seconds.load(Ordering::Relaxed)
 }
 
-/// Interrupts that came while interrupts were off.
+/// Interrupts of [`SLOW_UPCALL`] and [`SECOND`] that came while interrupts were off.
 #[must_use]
 pub fn masked() -> u64 {
     guest_masked.load(Ordering::Relaxed)

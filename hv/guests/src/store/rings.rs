@@ -2,10 +2,11 @@
 //! `public/io/xs_wire.h`, `docs/misc/xenstore-ring.txt`), and the list of domains, from the hypervisor.
 //!
 //! Each domain has granted its ring to us under reference 1 and left the number of its port in the page. A
-//! ring is memory of the client's: every index is read once and checked, our own two live in the state and are only
-//! published there, once what led to them is on record ([`service`](super::service)), bytes are copied before they are looked at. A client whose indices make no sense, or
-//! whose message is too long, is told so in the page and heard no more until it asks to reconnect; the others
-//! do not notice. One turn of a ring moves at most a ring's worth of bytes each way and does one request.
+//! ring is memory of the client's: every index is read once and checked; our own two live in the state and are only
+//! published there, at the end of a turn, when what led to them is on record ([`service`](super::service)); bytes are
+//! copied before they are looked at. A client whose indices make no sense, or whose message is too long, is told so in
+//! the page and heard no more until it asks to reconnect; the others do not notice. One turn of a ring moves at most a
+//! ring's worth of bytes each way and does one request.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -286,32 +287,19 @@ impl Rings {
     fn take(&mut self, service: &mut Service, domid: u16, link: Link) -> Result<bool, u32> {
         let Some(ring) = self.rings.get(&domid) else { return Ok(false) };
         let bytes = ring.fetch(&link, service.store().wants(domid))?;
-        let moved = service.take(Input::Turn(domid, bytes, None), self).map_err(|_| BAD_MESSAGE)?;
-        if let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) {
-            ring.publish(link);
-        }
-        Ok(moved)
+        service.take(Input::Turn(domid, bytes, None), self).map_err(|_| BAD_MESSAGE)
     }
 
     /// Gives what fits of the answers.
     fn give(&mut self, service: &mut Service, domid: u16) -> Result<bool, u32> {
-        let mut given = 0;
-        // A client that reads as fast as we write has us once around at most.
-        while given < RING {
-            let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) else {
-                break;
-            };
-            let count = ring.put(link, service.store().output(domid))?;
-            if count == 0 {
-                break;
-            }
-            given += count;
+        let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) else {
+            return Ok(false);
+        };
+        let count = ring.put(link, service.store().output(domid))?;
+        if count != 0 {
             self.tell(service, Input::Sent(domid, count));
-            if let (Some(ring), Some(link)) = (self.rings.get(&domid), service.links().get(&domid)) {
-                ring.publish(link);
-            }
         }
-        Ok(given != 0)
+        Ok(count != 0)
     }
 }
 

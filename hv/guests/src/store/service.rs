@@ -31,6 +31,8 @@ use super::{Host, Store};
 
 /// Inputs without a record until the next try, when all of it does not fit.
 const PAUSE: u32 = 4096;
+const TOO_LARGE: &str = "the state is too large to survive: should the store end now, the next one is empty";
+const FITS: &str = "the state survives again";
 
 /// How far a client's ring is, by our own count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -98,6 +100,8 @@ pub struct Service {
     journal: Option<Journal>,
     /// Inputs to go without a record.
     pause: u32,
+    /// The last snapshot fitted.
+    kept: bool,
 }
 
 /// What the store itself asks for in a request.
@@ -239,8 +243,8 @@ impl Service {
             left: BTreeSet::new(),
             living: Vec::new(),
         });
-        let mut service = Self { state, journal, pause: 0 };
-        service.snapshot();
+        let mut service = Self { state, journal, pause: 0, kept: true };
+        service.kept = service.snapshot();
         (service, goes_on)
     }
 
@@ -254,27 +258,32 @@ impl Service {
             *introduced = done.introduced;
         }
         if done.changed {
-            self.record(&input);
+            self.record(&input, outside);
         }
         Ok(done.changed)
     }
 
-    fn record(&mut self, input: &Input) {
+    fn record(&mut self, input: &Input, outside: &mut dyn Outside) {
         let Some(journal) = &mut self.journal else { return };
         self.pause = self.pause.saturating_sub(1);
         // Encoding into memory does not fail.
         let kept = postcard::to_allocvec(input).is_ok_and(|bytes| journal.append(&bytes));
-        if !kept && self.pause == 0 {
-            self.snapshot();
+        if kept || self.pause != 0 {
+            return;
+        }
+        let kept = self.snapshot();
+        if kept != self.kept {
+            self.kept = kept;
+            outside.print(if kept { FITS } else { TOO_LARGE });
         }
     }
 
-    /// The input that led here is in it.
-    fn snapshot(&mut self) {
-        let Some(journal) = &mut self.journal else { return };
-        if !postcard::to_allocvec(&self.state).is_ok_and(|bytes| journal.begin(&bytes)) {
-            self.pause = PAUSE;
-        }
+    /// Keeps all of it, with the input that led here; false: it does not fit.
+    fn snapshot(&mut self) -> bool {
+        let Some(journal) = &mut self.journal else { return true };
+        let kept = postcard::to_allocvec(&self.state).is_ok_and(|bytes| journal.begin(&bytes));
+        self.pause = if kept { 0 } else { PAUSE };
+        kept
     }
 
     /// The store, to look at.
@@ -412,11 +421,12 @@ mod tests {
             let count = u32::try_from(service.store().output(1).len()).unwrap();
             service.take(Input::Sent(1, count), &mut Nobody).unwrap();
         };
+        assert!(service.kept);
         for number in 0..4 {
             let write = [b"data/".as_slice(), number.to_string().as_bytes(), b"\0", &[7; 1000]].concat();
             ask(&mut service, kind::WRITE, &write);
         }
-        assert!(!Service::new(devices(), Some(words)).1, "older than what is");
+        assert!(!service.kept && !Service::new(devices(), Some(words)).1, "older than what is");
         for number in 0..4 {
             ask(
                 &mut service,
@@ -425,6 +435,6 @@ mod tests {
             );
         }
         (0..PAUSE).for_each(|_| ask(&mut service, kind::MKDIR, b"data/x\0"));
-        assert!(Service::new(devices(), Some(words)).1);
+        assert!(service.kept && Service::new(devices(), Some(words)).1);
     }
 }
