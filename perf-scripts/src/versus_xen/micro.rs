@@ -123,6 +123,7 @@ fn paired(turns: &[(Rows, Rows)]) -> Result<Vec<Row>> {
         better: Better::Less,
         ours: turns.iter().map(|(ours, _)| count(ours, index)).collect(),
         peer: turns.iter().map(|(_, peer)| count(peer, index)).collect(),
+        least: None,
     };
     Ok(expected.into_iter().enumerate().map(row).collect())
 }
@@ -139,6 +140,7 @@ fn further(many: &Row, rows: &[Row]) -> Option<Row> {
         better: Better::Less,
         ours: each(&many.ours, &one.ours),
         peer: each(&many.peer, &one.peer),
+        least: None,
     })
 }
 

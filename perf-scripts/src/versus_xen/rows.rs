@@ -23,6 +23,8 @@ pub struct Row {
     pub better: Better,
     pub ours: Vec<f64>,
     pub peer: Vec<f64>,
+    /// The ratio to reach, where there is one.
+    pub least: Option<f64>,
 }
 
 impl Row {
@@ -35,6 +37,12 @@ impl Row {
         })
     }
 
+    /// The ratio to reach, and whether it is.
+    fn verdict(&self) -> String {
+        let (Some(least), Some(ratio)) = (self.least, self.ratio()) else { return String::new() };
+        format!("{least}: {}", if ratio >= least { "yes" } else { "no" })
+    }
+
     /// For programs.
     pub fn json(&self) -> Value {
         json!({
@@ -43,6 +51,7 @@ impl Row {
             "ours": median(&self.ours),
             "peer": median(&self.peer),
             "ratio": self.ratio(),
+            "least": self.least,
             "ours_runs": self.ours,
             "peer_runs": self.peer,
         })
@@ -84,20 +93,22 @@ pub fn figure(value: f64) -> String {
     }
 }
 
-/// Cells of a table: ours, the other's, the ratio; a dash where there is none.
-fn cells(row: &Row) -> [String; 3] {
+/// Cells of a table: ours, the other's, the ratio, a dash where there is none; the verdict.
+fn cells(row: &Row) -> [String; 4] {
     let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
     let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-    [shown(median(&row.ours)), shown(median(&row.peer)), ratio]
+    [shown(median(&row.ours)), shown(median(&row.peer)), ratio, row.verdict()]
 }
+
+const HEADER: [&str; 6] = ["what", "unit", "Tollgate", "Xen 4.17", "ratio", "to reach"];
 
 /// The table of a run.
 pub fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(["what", "unit", "Tollgate", "Xen 4.17", "ratio"]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(HEADER);
     for row in rows {
-        let [ours, peer, ratio] = cells(row);
-        table.add_row([&row.name, row.unit, &ours, &peer, &ratio]);
+        let [ours, peer, ratio, verdict] = cells(row);
+        table.add_row([&row.name, row.unit, &ours, &peer, &ratio, &verdict]);
     }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -107,11 +118,11 @@ pub fn table(rows: &[Row]) -> String {
 
 /// The same for a page.
 pub fn markdown<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
-    let mut text = String::from("| what | unit | Tollgate | Xen 4.17 | ratio |\n|---|---|--:|--:|--:|\n");
+    let mut text = format!("| {} |\n|---|---|--:|--:|--:|--:|\n", HEADER.join(" | "));
     for row in rows {
-        let [ours, peer, ratio] = cells(row);
+        let [ours, peer, ratio, verdict] = cells(row);
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {} | {} | {ours} | {peer} | {ratio} |", row.name, row.unit);
+        let _ = writeln!(text, "| {} | {} | {ours} | {peer} | {ratio} | {verdict} |", row.name, row.unit);
     }
     text
 }
@@ -135,7 +146,14 @@ mod tests {
 
     fn row(ours: &[f64], peer: &[f64]) -> Row {
         let name = "copy, 1 element".to_owned();
-        Row { name, unit: "x", better: Better::Less, ours: ours.to_vec(), peer: peer.to_vec() }
+        Row {
+            name,
+            unit: "x",
+            better: Better::Less,
+            ours: ours.to_vec(),
+            peer: peer.to_vec(),
+            least: Some(2.0),
+        }
     }
 
     #[test]
@@ -149,6 +167,8 @@ mod tests {
         assert!((spread(&row) - 10.0).abs() < 1e-9);
         assert_eq!(row.json()["ratio"], 5.0);
         assert_eq!(row.json()["ours_runs"][1], 11.0);
+        assert_eq!(Row { least: Some(5.5), ..row.clone() }.verdict(), "5.5: no");
+        assert_eq!(Row { least: None, ..row }.verdict(), "");
     }
 
     #[test]
@@ -165,6 +185,6 @@ mod tests {
         assert_eq!(text.lines().nth(2), Some("\"copy, 1 element\",x,2,2,4"));
         assert_eq!(csv(&[row(&[], &[3.0])]).lines().nth(1), Some("\"copy, 1 element\",x,1,,3"));
         let page = markdown([row(&[1.0], &[2.0])].iter());
-        assert!(page.ends_with("| copy, 1 element | x | 1.00 | 2.00 | 2.00 |\n"), "{page}");
+        assert!(page.ends_with("| copy, 1 element | x | 1.00 | 2.00 | 2.00 | 2: yes |\n"), "{page}");
     }
 }
