@@ -2,8 +2,14 @@
 //! how it must end. Bad input must end in one clear line and never in silence or a hang, so every case
 //! has a time limit and an expected line.
 
-mod cases;
+mod boots;
+mod console;
+mod faulty;
+mod machine;
+mod parts;
+mod refused;
 mod restart;
+mod sharing;
 
 use std::time::Duration;
 
@@ -16,7 +22,17 @@ use crate::qemu::{self, Ending, Line, Machine, Next};
 
 /// Every boot.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    cases::CASES.iter().chain(restart::CASES)
+    [
+        boots::CASES,
+        refused::CASES,
+        faulty::CASES,
+        sharing::CASES,
+        machine::CASES,
+        console::CASES,
+        restart::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// One boot.
@@ -131,7 +147,7 @@ mod tests {
             quick: false,
             setup: |_, _| Ok(()),
             expect: &["first", "second"],
-            never: cases::TROUBLE,
+            never: parts::TROUBLE,
             end,
         }
     }

@@ -1,6 +1,6 @@
 //! Boots whose domains are built again after their end (`restart=`).
 
-use super::cases::{TROUBLE, module};
+use super::parts::{TROUBLE, module};
 use super::{Case, End};
 use crate::qemu::Keys;
 
