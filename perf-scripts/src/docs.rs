@@ -41,16 +41,16 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::boot_tests;
 
     /// What is wrong with a test's name in the pages, if anything: `path/file.rs::name` or `boot: name`.
     fn missing(name: &str) -> Option<String> {
-        let (path, wanted) = match name.strip_prefix("boot: ") {
-            Some(case) => ("perf-scripts/src/boot_tests/cases.rs", format!("\"{case}\"")),
-            None => {
-                let (path, test) = name.split_once("::")?;
-                (path, format!("fn {test}("))
-            }
-        };
+        if let Some(wanted) = name.strip_prefix("boot: ") {
+            let there = boot_tests::all().any(|case| case.name == wanted);
+            return (!there).then(|| format!("{name}: there is no such boot"));
+        }
+        let (path, test) = name.split_once("::")?;
+        let wanted = format!("fn {test}(");
         let text = fs::read_to_string(places::root().join(path)).unwrap_or_default();
         (!text.contains(&wanted)).then(|| format!("{name}: {path} has no {wanted}"))
     }

@@ -1,39 +1,11 @@
-#!/bin/busybox sh
 # Process 1 of domains that lose each other: `role=driver` serves network and disks to whoever comes, again and
 # again; `role=client` uses them as long as they are there, and waits for them when they are not. `address=` is a
 # client's. `@alive LIFE` is said after each transfer whose data came back as it went, LIFE counting how often the
 # network came; `@gone LIFE` when it went; `@disk LIFE` when the disk gave back what was written.
 # `rounds=N`: a client is done when its network has gone N times. `@fail TEXT` ends a domain.
 # What is typed at the driver: `crash`, `off`.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
 
-fail() {
-    echo "@fail $*"
-    poweroff -f
-}
-
-for word in $(cat /proc/cmdline); do
-    case $word in
-    role=*) role=${word#role=} ;;
-    address=*) address=${word#address=} ;;
-    rounds=*) rounds=${word#rounds=} ;;
-    disk=*) disk=${word#disk=} ;;
-    esac
-done
-
-load() {
-    for module in "$@"; do
-        insmod "/modules/$module.ko" || fail "no $module"
-    done
-}
-
-load xen-evtchn xen-privcmd xenfs
-mount -t xenfs xenfs /proc/xen
-ifconfig lo up
+store
 
 # For the driver: what udev rules would do for interfaces and disks that come.
 serve() {

@@ -1,48 +1,9 @@
-#!/bin/busybox sh
 # Process 1 of many domains on one bridge: `role=driver` serves `clients=N` interfaces, `role=client number=I` has
 # the I-th address, pings the driver and the next client, says so to the driver by a connection, and stays until
 # its network goes, which is when the driver has heard of all. `@fail TEXT` ends a domain.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-read -r up idle < /proc/uptime
 
-fail() {
-    echo "@fail $*"
-    poweroff -f
-}
-
-for word in $(cat /proc/cmdline); do
-    case $word in
-    role=*) role=${word#role=} ;;
-    number=*) number=${word#number=} ;;
-    clients=*) clients=${word#clients=} ;;
-    esac
-done
 echo "@result {\"role\":\"$role\",\"what\":\"boot\",\"uptime_s\":$up}"
-
-load() {
-    for module in "$@"; do
-        insmod "/modules/$module.ko" || fail "no $module"
-    done
-}
-
-# Waits at most $1 tenths of a second until the rest of the words succeed.
-await() {
-    left=$1
-    shift
-    until "$@" > /dev/null 2>&1; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "waited in vain: $*"
-        sleep 0.1
-    done
-}
-
-load xen-evtchn xen-privcmd xenfs
-mount -t xenfs xenfs /proc/xen
-ifconfig lo up
+store
 
 case $role in
 driver)

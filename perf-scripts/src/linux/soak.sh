@@ -1,42 +1,7 @@
-#!/bin/busybox sh
 # Process 1 of domains under mixed traffic for `seconds=`: `role=driver` serves network and a disk, `role=peer`
 # answers the client beyond the bridge, `role=client` does everything in rounds - pings none of which may be lost, TCP
 # both ways and a disk whose data must come back, UDP as fast as it goes, of which some may be lost. `@round N` after
 # each; `@done` at the end, and then silence until `off` is typed at the driver. `@fail TEXT` ends a domain.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-
-fail() {
-    echo "@fail $*"
-    poweroff -f
-}
-
-for word in $(cat /proc/cmdline); do
-    case $word in
-    role=*) role=${word#role=} ;;
-    seconds=*) seconds=${word#seconds=} ;;
-    esac
-done
-
-load() {
-    for module in "$@"; do
-        insmod "/modules/$module.ko" || fail "no $module"
-    done
-}
-
-# Waits at most $1 tenths of a second until the rest of the words succeed.
-await() {
-    left=$1
-    shift
-    until "$@" > /dev/null 2>&1; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "waited in vain: $*"
-        sleep 0.1
-    done
-}
 
 # For the clients.
 network() {
@@ -51,9 +16,7 @@ answer() {
     iperf3 -s -D
 }
 
-load xen-evtchn xen-privcmd xenfs
-mount -t xenfs xenfs /proc/xen
-ifconfig lo up
+store
 
 case $role in
 driver)

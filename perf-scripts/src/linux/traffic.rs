@@ -10,7 +10,9 @@ use super::packages::{self, Tree};
 use crate::counter::{self, Executed};
 use crate::progress::Step;
 
-/// What runs as process 1.
+/// What each program begins with that runs as process 1.
+pub const BEGINNING: &str = include_str!("domain.sh");
+/// The one that measures.
 const INIT: &str = include_str!("traffic.sh");
 /// The same for domains that lose each other, for many of them, and for a long run; `rdinit=` chooses.
 const OTHERS: [(&str, &str); 3] = [
@@ -58,11 +60,16 @@ pub fn initramfs(kernel: &Path, dir: &Path, step: &Step) -> Result<Vec<u8>> {
     }
     packages::modules(&mut archive, kernel, &MODULES)?;
     archive.program("bin/mark", &counter::program());
-    archive.program("init", INIT.as_bytes());
+    first_process(&mut archive, "init", INIT);
     for (name, script) in OTHERS {
-        archive.program(name, script.as_bytes());
+        first_process(&mut archive, name, script);
     }
     Ok(archive.finish())
+}
+
+/// Adds a program for process 1.
+pub fn first_process(archive: &mut Initramfs, name: &str, script: &str) {
+    archive.program(name, format!("{BEGINNING}{script}").as_bytes());
 }
 
 /// An archive with busybox and room for programs with libraries.

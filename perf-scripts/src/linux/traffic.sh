@@ -1,47 +1,11 @@
-#!/bin/busybox sh
 # Process 1 of the domains that measure traffic: `role=driver` serves the network, `role=client` uses it,
 # `role=peer` is a second client, which answers the first through the driver's bridge (`clients=2`, for both others
 # too). `disk=MIB`: also a disk, in the driver's memory. `end=off`: when the client is done, so are the others.
 # The same file on Tollgate and on Xen. Figures are lines `@result {json}`; `@fail TEXT` ends a domain.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-read -r up idle < /proc/uptime
 
-fail() {
-    echo "@fail $*"
-    poweroff -f
-}
-
-# Waits at most $1 tenths of a second until the rest of the words succeed.
-await() {
-    left=$1
-    shift
-    until "$@" > /dev/null 2>&1; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "waited in vain: $*"
-        sleep 0.1
-    done
-}
-
-clients=1
-for word in $(cat /proc/cmdline); do
-    case $word in
-    role=*) role=${word#role=} ;;
-    seconds=*) seconds=${word#seconds=} ;;
-    clients=*) clients=${word#clients=} ;;
-    disk=*) disk=${word#disk=} ;;
-    end=*) end=${word#end=} ;;
-    esac
-done
+clients=${clients:-1}
 echo "@result {\"role\":\"$role\",\"what\":\"boot\",\"linux\":\"$(uname -r)\",\"uptime_s\":$up}"
-for module in xen-evtchn xen-privcmd xenfs; do
-    insmod /modules/$module.ko || fail "no $module"
-done
-mount -t xenfs xenfs /proc/xen
-ifconfig lo up
+store
 
 frontend() { ls /sys/class/net | grep '^vif'; }
 frontends() { [ "$(frontend | wc -l)" -eq "$1" ]; }
@@ -68,7 +32,7 @@ serve_disks() {
 
 # For the clients.
 network() {
-    insmod /modules/xen-netfront.ko || fail "no xen-netfront"
+    load xen-netfront
     await 600 test -e /sys/class/net/eth0
     ip addr add "$1/24" dev eth0
     ip link set eth0 up
@@ -135,15 +99,13 @@ measure() {
 server=10.0.0.1
 case $role in
 driver)
-    insmod /modules/xen-netback.ko || fail "no xen-netback"
+    load xen-netback
     if [ -n "$disk" ]; then
         insmod /modules/brd.ko rd_nr=1 rd_size=$((disk * 1024)) || fail "no brd"
-        insmod /modules/xen-blkback.ko || fail "no xen-blkback"
+        load xen-blkback
     fi
     if [ "$clients" -gt 1 ]; then
-        for module in llc stp bridge; do
-            insmod /modules/$module.ko || fail "no $module"
-        done
+        load llc stp bridge
         brctl addbr br0
         ip addr add 10.0.0.1/24 dev br0
         ip link set br0 up
@@ -180,7 +142,7 @@ client)
         measure tcp_from_peer -R
     fi
     if [ -n "$disk" ]; then
-        insmod /modules/xen-blkfront.ko || fail "no xen-blkfront"
+        load xen-blkfront
         await 600 test -b /dev/xvda
         dd if=/dev/urandom of=/tmp/data bs=1M count="$disk" 2> /dev/null
         moved disk_write if=/tmp/data of=/dev/xvda oflag=direct

@@ -103,7 +103,7 @@ impl Dom0 {
             archive.program(&format!("domains/{}", file.name), file.bytes);
         }
         archive.program("vif-online", VIF_ONLINE.as_bytes());
-        archive.program("init", INIT.as_bytes());
+        traffic::first_process(&mut archive, "init", INIT);
         let initramfs = dir.join(format!("{name}.cpio"));
         fs::write(&initramfs, archive.finish()).context("cannot write dom0's initramfs")?;
         Ok(Self { kernel: own, initramfs })
@@ -135,10 +135,10 @@ mod tests {
     #[test]
     fn the_script_knows_every_layout() {
         for layout in [Layout::Driver, Layout::Dom0, Layout::Guests] {
-            assert!(INIT.contains(&format!("*layout={}*)", layout.name())));
+            assert!(INIT.contains(&format!("\n{})\n", layout.name())));
         }
         for module in MODULES {
-            assert!(INIT.contains(module), "{module}");
+            assert!([traffic::BEGINNING, INIT].concat().contains(module), "{module}");
         }
     }
 }

@@ -1,11 +1,7 @@
-#!/bin/busybox sh
 # Process 1 of dom0: starts Xen's own toolstack, has it make the domains, and shows their consoles in the
 # form Tollgate's has. `layout=` on the kernel's command line says which domains: see the end.
-export PATH=/bin:/usr/lib/xen-4.17/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
+
+export PATH=$PATH:/usr/lib/xen-4.17/bin
 mkdir -p /dev/pts /run/xen /run/lock /run/xenstored /etc/xen /var/lib/xen /var/lib/xenstored /var/log/xen
 ln -s /run /var/run
 ln -s /run/lock /var/lock
@@ -15,21 +11,6 @@ mount -t devpts devpts /dev/pts
 say() {
     read -r up idle < /proc/uptime
     echo "@result {\"role\":\"dom0\",\"what\":\"$1\",\"uptime_s\":$up}"
-}
-
-fail() {
-    echo "@fail $*"
-    poweroff -f
-}
-
-await() {
-    left=$1
-    shift
-    until "$@" > /dev/null 2>&1; do
-        left=$((left - 1))
-        [ "$left" -gt 0 ] || fail "waited in vain: $*"
-        sleep 0.1
-    done
 }
 
 # Writes domain $1's description and makes it; its console comes with number $2 before each line.
@@ -50,10 +31,8 @@ create() {
 }
 
 say boot
-for module in xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs; do
-    insmod /modules/$module.ko || fail "no $module"
-done
-mount -t xenfs xenfs /proc/xen
+load xen-gntdev xen-gntalloc
+store
 xenstored || fail "no xenstored"
 await 100 xenstore-list /
 xen-init-dom0 || fail "xen-init-dom0"
@@ -61,8 +40,8 @@ mkdir -p /var/log/xen/console
 xenconsoled --log=guest --log-dir=/var/log/xen/console || fail "no xenconsoled"
 say daemons
 
-case $(cat /proc/cmdline) in
-*layout=driver*)
+case $layout in
+driver)
     # Its RAM disk, which it attaches to xen-blkback itself, as it does without a toolstack.
     words="disk=16"
     create driver 1 "driver_domain=1"
@@ -70,13 +49,12 @@ case $(cat /proc/cmdline) in
     create client 2 "vif=['backend=driver']" \
         "disk=['format=raw,vdev=xvda,access=w,backend=driver,target=/dev/ram0']"
     ;;
-*layout=dom0*)
-    insmod /modules/xen-netback.ko || fail "no xen-netback"
-    ifconfig lo up
+dom0)
+    load xen-netback
     iperf3 -s -D
     create client 1 "vif=['script=/vif-online']"
     ;;
-*layout=guests*)
+guests)
     # Small guests of ours; they print to Xen's console themselves.
     number=1
     for description in /domains/*.cfg; do
