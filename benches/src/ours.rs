@@ -9,7 +9,7 @@ use crate::engine::{self, Engine, GRANTERS, MAPTRACK_FRAMES, ME};
 use crate::machine::{Machine, PAGE};
 use crate::p2m::{P2m, PRESENT};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering, fence};
-use copy_engine::{Choice, Scratch};
+use copy_engine::{Choice, Scratch, Segment};
 use crossbeam_epoch::{Collector, LocalHandle};
 use gnttab_fast::abi::{self, MapGrantRef, UnmapGrantRef, op};
 use gnttab_fast::{
@@ -257,7 +257,7 @@ impl<'m> Host for Call<'_, 'm> {
     }
 
     #[inline]
-    fn copy(&self, batch: Batch<'_>) {
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>) {
         let session = self.ours.copy.begin();
         // SAFETY: the grant tables keep each side of a segment within a frame that `frame` gave them. The
         // machine outlives them, and the workload writes none of these bytes meanwhile.

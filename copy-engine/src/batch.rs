@@ -23,13 +23,14 @@ const AHEAD: usize = 2;
 /// # Safety
 /// As [`Isa::copy`], for each segment.
 #[inline(never)]
-pub unsafe fn copy<K: Isa>(kernel: K, segments: &[Segment]) {
-    let mut rest = segments.iter();
-    while let Some(segment) = rest.next() {
-        // From here on, the present one being gone already.
+pub unsafe fn copy<K: Isa, S: AsRef<Segment>>(kernel: K, segments: &[S]) {
+    let mut rest = segments;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let segment = first.as_ref();
         let ahead = || {
-            if let Some(later) = rest.as_slice().get(AHEAD - 1) {
-                prefetch(later);
+            if let Some(later) = after.get(AHEAD - 1) {
+                prefetch(later.as_ref());
             }
         };
         // SAFETY: the caller's promise for this segment.

@@ -44,3 +44,10 @@ pub struct Segment {
     /// How many.
     pub len: usize,
 }
+
+impl AsRef<Self> for Segment {
+    #[inline]
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}

@@ -117,13 +117,13 @@ impl<'e> Session<'e> {
         }
     }
 
-    /// Copies the segments in their order, each as [`Session::copy`] does, asking for later segments'
-    /// lines while it copies the present one.
+    /// Copies the segments, or those in what the caller keeps beside each, in their order, each as
+    /// [`Session::copy`] does, asking for later segments' lines while it copies the present one.
     ///
     /// # Safety
     /// As for [`Session::copy`], for each segment.
     #[inline]
-    pub unsafe fn copy_batch(&self, segments: &[Segment]) {
+    pub unsafe fn copy_batch<S: AsRef<Segment>>(&self, segments: &[S]) {
         // SAFETY: the caller's promise; `kernel` has seen to the registers.
         unsafe {
             match self.kernel(|| pays(segments)) {
@@ -176,11 +176,11 @@ fn restore(session: &mut Session<'_>) {
 
 /// Whether a batch is worth the wide registers.
 #[inline]
-fn pays(segments: &[Segment]) -> bool {
+fn pays<S: AsRef<Segment>>(segments: &[S]) -> bool {
     if segments.len() >= PAYS_SEGMENTS {
         return true;
     }
-    let bytes = segments.iter().fold(0_usize, |sum, segment| sum.saturating_add(segment.len));
+    let bytes = segments.iter().fold(0_usize, |sum, segment| sum.saturating_add(segment.as_ref().len));
     bytes >= PAYS_BYTES
 }
 
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn what_pays() {
         let segment = |len| Segment { dst: core::ptr::null_mut(), src: core::ptr::null(), len };
-        assert!(!pays(&[]));
+        assert!(!pays::<Segment>(&[]));
         assert!(!pays(&[segment(1000); 4]));
         assert!(pays(&[segment(1024); 4]));
         assert!(pays(&[segment(usize::MAX); 2]));

@@ -56,6 +56,7 @@ use crate::policy::Version;
 use crate::primitive::{AtomicU64, Ordering, spin_loop};
 use crate::status::Status;
 use crate::types::DomId;
+use core::ptr;
 use words::{
     BUSY, DOMID_SHIFT, PINS, SUB_PAGE, TRANSITIVE, V2, WRITABLE, WRITERS, grantee, idle, is_idle, version_of,
 };
@@ -165,6 +166,18 @@ impl<'a> Active<'a> {
     fn frame_word(self) -> &'a AtomicU64 {
         let [_, frame] = self.words;
         frame
+    }
+
+    /// Whether it is the entry at this place.
+    #[inline(always)]
+    pub(crate) fn is_at(self, place: *const [AtomicU64; 2]) -> bool {
+        ptr::eq(self.words, place)
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    pub(crate) fn place(self) -> *const [AtomicU64; 2] {
+        self.words
     }
 
     /// The frame recorded. Means something only to who has a pin.

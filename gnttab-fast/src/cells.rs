@@ -62,41 +62,61 @@ pub(crate) struct Side {
     pub(crate) offset: u16,
 }
 
+/// What a copy says besides the names of its frames: two fields a word, the first in the lower half.
+#[derive(Clone, Copy)]
+pub(crate) struct Words {
+    /// Domain and offset.
+    pub(crate) source: u32,
+    /// Domain and offset.
+    pub(crate) dest: u32,
+    pub(crate) len_and_flags: u32,
+}
+
+impl Words {
+    /// From.
+    #[inline(always)]
+    pub(crate) fn source(self) -> Side {
+        let (domid, offset) = halves(self.source);
+        Side { domid, offset }
+    }
+
+    /// To.
+    #[inline(always)]
+    pub(crate) fn dest(self) -> Side {
+        let (domid, offset) = halves(self.dest);
+        Side { domid, offset }
+    }
+
+    /// Bytes, and `GNTCOPY_*`.
+    #[inline(always)]
+    pub(crate) fn len_and_flags(self) -> (u16, u16) {
+        halves(self.len_and_flags)
+    }
+}
+
+/// The lower half first.
+#[inline(always)]
+fn halves(word: u32) -> (u16, u16) {
+    let [a, b, c, d] = word.to_le_bytes();
+    (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
+}
+
 /// The structure of a copy in a width. Each call of a method reads what it returns once.
 pub(crate) trait CopyArg: Cells {
     /// Where its status is.
     const STATUS: usize;
 
-    /// From.
-    fn source(&self) -> Side;
+    /// All but names and status.
+    fn words(&self) -> Words;
 
     /// From: a gfn, or a reference in the low 32 bits.
     fn source_name(&self) -> u64;
 
-    /// To.
-    fn dest(&self) -> Side;
-
     /// To: a gfn, or a reference in the low 32 bits.
     fn dest_name(&self) -> u64;
 
-    /// Bytes, and `GNTCOPY_*`.
-    fn len_and_flags(&self) -> (u16, u16);
-
     /// The result.
     fn set_status(&self, status: i16);
-}
-
-/// Two fields that lie in one word, the lower first.
-#[inline(always)]
-fn pair(word: &AtomicU32) -> (u16, u16) {
-    let [a, b, c, d] = word.load(Ordering::Relaxed).to_le_bytes();
-    (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))
-}
-
-#[inline(always)]
-fn side(word: &AtomicU32) -> Side {
-    let (domid, offset) = pair(word);
-    Side { domid, offset }
 }
 
 macro_rules! copy_arg {
@@ -109,8 +129,12 @@ macro_rules! copy_arg {
             const STATUS: usize = core::mem::offset_of!($abi, status);
 
             #[inline(always)]
-            fn source(&self) -> Side {
-                side(&self.source.domid_and_offset)
+            fn words(&self) -> Words {
+                Words {
+                    source: self.source.domid_and_offset.load(Ordering::Relaxed),
+                    dest: self.dest.domid_and_offset.load(Ordering::Relaxed),
+                    len_and_flags: self.len_and_flags.load(Ordering::Relaxed),
+                }
             }
 
             #[inline(always)]
@@ -119,18 +143,8 @@ macro_rules! copy_arg {
             }
 
             #[inline(always)]
-            fn dest(&self) -> Side {
-                side(&self.dest.domid_and_offset)
-            }
-
-            #[inline(always)]
             fn dest_name(&self) -> u64 {
                 self.dest.u.load(Ordering::Relaxed).into()
-            }
-
-            #[inline(always)]
-            fn len_and_flags(&self) -> (u16, u16) {
-                pair(&self.len_and_flags)
             }
 
             #[inline(always)]

@@ -103,27 +103,27 @@ pub trait Domain {
 /// Bytes to copy, one segment after the other: each side of a segment lies in one frame that was translated
 /// or pinned under the host's epoch guard. Only this crate makes one, which is what makes
 /// [`Host::copy`] safe to call and its `unsafe` justified.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    segments: &'a [Segment],
+#[derive(Debug)]
+pub struct Batch<'a, S> {
+    segments: &'a [S],
     bytes: usize,
 }
 
-impl<'a> Batch<'a> {
+impl<'a, S: AsRef<Segment>> Batch<'a, S> {
     /// `bytes` is what the segments' lengths add up to.
-    pub(crate) const fn new(segments: &'a [Segment], bytes: usize) -> Self {
+    pub(crate) const fn new(segments: &'a [S], bytes: usize) -> Self {
         Self { segments, bytes }
     }
 
     /// Bytes in all.
     #[must_use]
-    pub const fn bytes(self) -> usize {
+    pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// For [`copy_engine::Session::copy_batch`].
     #[must_use]
-    pub const fn segments(self) -> &'a [Segment] {
+    pub const fn segments(&self) -> &'a [S] {
         self.segments
     }
 }
@@ -160,7 +160,7 @@ pub trait Host: Domains {
 
     /// Copies the segments in their order. Frames may be written by guests meanwhile; source and
     /// destination may overlap.
-    fn copy(&self, batch: Batch<'_>);
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>);
 
     /// A domain has run out of something: for people to be told. Called each time, and only where an element
     /// has failed; who wants to be told once keeps that in mind.

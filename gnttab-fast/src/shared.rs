@@ -25,6 +25,7 @@ impl WordV1 {
     }
 
     const DOMID_SHIFT: u32 = 16;
+    pub(crate) const GFN_SHIFT: u32 = 32;
 
     fn with(self, bits: u16) -> Self {
         Self(self.0 | u64::from(bits))
@@ -33,7 +34,7 @@ impl WordV1 {
     /// The frame granted.
     #[must_use]
     pub fn gfn(self) -> Gfn {
-        Gfn(self.0 >> 32)
+        Gfn(self.0 >> Self::GFN_SHIFT)
     }
 }
 
@@ -71,7 +72,7 @@ impl<'a> EntryV1<'a> {
     pub fn mark(self, grantee: Option<DomId>, pin: Pin, maps: bool) -> Result<WordV1, Status> {
         let word = self.load();
         match self.try_mark(word, grantee, pin, maps)? {
-            Ok(()) => Ok(word),
+            Ok(word) => Ok(word),
             Err(now) => self.mark_again(now, grantee, pin, maps),
         }
     }
@@ -87,14 +88,20 @@ impl<'a> EntryV1<'a> {
     ) -> Result<WordV1, Status> {
         for _ in 1..TRIES {
             match self.try_mark(word, grantee, pin, maps)? {
-                Ok(()) => return Ok(word),
+                Ok(word) => return Ok(word),
                 Err(now) => word = now,
             }
         }
         Err(Status::GeneralError)
     }
 
-    /// One attempt, on an entry that was `word`; if it is another now, that is the inner error.
+    /// As [`mark`](Self::mark), but in one attempt: `None` also if the guest changes the entry meanwhile.
+    #[inline(always)]
+    pub(crate) fn mark_once(self, grantee: DomId, pin: Pin) -> Option<WordV1> {
+        self.try_mark(self.load(), Some(grantee), pin, false).ok()?.ok()
+    }
+
+    /// One attempt, on an entry that was `word`, which it returns; if it is another now, that is the inner error.
     #[inline(always)]
     fn try_mark(
         self,
@@ -102,7 +109,7 @@ impl<'a> EntryV1<'a> {
         grantee: Option<DomId>,
         pin: Pin,
         maps: bool,
-    ) -> Result<Result<(), WordV1>, Status> {
+    ) -> Result<Result<WordV1, WordV1>, Status> {
         // What must be as it is: type, grantee, and that a writer may write. One comparison.
         let mut mask = 0;
         let mut wanted = 0;
@@ -121,7 +128,8 @@ impl<'a> EntryV1<'a> {
         let bits = pin.bits();
         let exchange =
             self.0.compare_exchange(word.0, word.with(bits).0, Ordering::AcqRel, Ordering::Acquire);
-        Ok(exchange.map(drop).map_err(WordV1))
+        // As the exchange saw it: the register it is in.
+        Ok(exchange.map(WordV1).map_err(WordV1))
     }
 
     /// Clears bits, whatever else the guest has made of the entry.

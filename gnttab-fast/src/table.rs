@@ -146,11 +146,14 @@ impl<'a> Window<'a> {
     /// comparison (Spectre v1).
     #[inline(always)]
     pub(crate) fn entry(&self, gref: Gref) -> Option<Entry<'a>> {
-        if !self.holds(gref) {
-            return None;
-        }
+        self.holds(gref).then(|| self.masked(gref))
+    }
+
+    /// The entry of a reference that is among them; of another, one of them.
+    #[inline(always)]
+    pub(crate) fn masked(&self, gref: Gref) -> Entry<'a> {
         let at = gref.0 as usize % ACTIVE_PER_PAGE;
-        Some(Entry { active: Active::new(&self.active[at]), shared: EntryV1::new(&self.shared[at]) })
+        Entry { active: Active::new(&self.active[at]), shared: EntryV1::new(&self.shared[at]) }
     }
 }
 
@@ -217,6 +220,7 @@ impl<F: Frames> Table<F> {
     }
 
     /// The entry of a reference with its neighbours, placed as version 1 places them. `None` outside the table.
+    #[inline(always)]
     pub(crate) fn window(&self, gref: Gref) -> Option<Window<'_>> {
         let (entries, index) = (self.entries() as usize, gref.0 as usize);
         let number = index_nospec(index, entries) / ACTIVE_PER_PAGE;

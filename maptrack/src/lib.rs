@@ -48,7 +48,7 @@ use store::Store;
 
 pub use handle::{BadHandle, Claim, Granted, Halves, Handle, MapInfo, NoSpace, Reserved, Taken, Vacant};
 pub use magazine::Local;
-pub use store::{ENTRIES_PER_PAGE, HeapPages, MAX_PAGES, Page, PageSource, index_nospec, min_nospec};
+pub use store::{ENTRIES_PER_PAGE, HeapPages, MAX_PAGES, Page, PageSource, index_nospec, mask_nospec};
 
 /// The grant handles of one domain.
 pub struct Maptrack<S: PageSource> {

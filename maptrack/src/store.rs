@@ -220,29 +220,29 @@ pub fn index_nospec(index: usize, len: usize) -> usize {
     index & mask
 }
 
-/// The smaller of two, computed without a branch, as [`index_nospec`] is, whatever the compiler knows of them.
+/// All ones if `index` is below `LEN`, which has 31 bits at most, else 0: without a branch, as in [`index_nospec`].
 #[inline]
 #[must_use]
-pub fn min_nospec(a: usize, b: usize) -> usize {
+pub fn mask_nospec<const LEN: usize>(index: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     {
-        let mut least = a;
-        // SAFETY: arithmetic on registers only.
+        let mask: usize;
+        // SAFETY: arithmetic on registers only: CMP sets the carry if index < LEN, SBB spreads it.
         unsafe {
             core::arch::asm!(
-                "cmp {least}, {b}",
-                "cmova {least}, {b}",
-                least = inout(reg) least,
-                b = in(reg) b,
+                "cmp {index}, {len}",
+                "sbb {mask}, {mask}",
+                index = in(reg) index,
+                len = const LEN,
+                mask = out(reg) mask,
                 options(pure, nomem, nostack),
             );
         }
-        least
+        mask
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let mask = 0usize.wrapping_sub(usize::from(core::hint::black_box(a) < b));
-        (a & mask) | (b & !mask)
+        0usize.wrapping_sub(usize::from(core::hint::black_box(index) < LEN))
     }
 }
 

@@ -37,15 +37,19 @@ long_copies!("vmovdqu", "vmovdqa", 32, 128, "ymm0", [
     "ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1", "ymm2" at 64 as "xmm2", "ymm3" at 96 as "xmm3"
 ]);
 
-/// Copies up to [`SHORT`] bytes; any overlap.
+/// Copies up to [`SHORT`] bytes; any overlap. False, and nothing done, for more.
 ///
 /// # Safety
-/// As [`crate::Session::copy`], the processor must have AVX2; `len` at most [`SHORT`].
+/// As [`crate::Session::copy`], the processor must have AVX2.
 #[inline(always)]
-unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) -> bool {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
     unsafe {
+        // Headers are told first.
         if len > 64 {
+            if len > SHORT {
+                return false;
+            }
             ends!(dst, src, len, "vmovdqu",
                 ["ymm0" at 0 as "xmm0", "ymm1" at 32 as "xmm1"],
                 ["ymm2" at 64 as "xmm2", "ymm3" at 32 as "xmm3"]);
@@ -57,6 +61,7 @@ unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
             up_to_16(dst, src, len);
         }
     }
+    true
 }
 
 /// Copies 128 to 256 bytes between ranges that do not overlap: the first 128 bytes, then the last.
@@ -84,8 +89,8 @@ impl Isa for Avx2 {
     unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises and the token, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= SHORT {
-                return short(dst, src, len);
+            if short(dst, src, len) {
+                return;
             }
             before_long();
             let distance = distance(dst, src);

@@ -38,15 +38,18 @@ long_copies!("vmovdqu64", "vmovdqa64", 64, 256, "zmm16", [
     "zmm16" at 0 as "xmm16", "zmm17" at 64 as "xmm17", "zmm18" at 128 as "xmm18", "zmm19" at 192 as "xmm19"
 ]);
 
-/// Copies up to [`SHORT`] bytes; any overlap.
+/// Copies up to [`SHORT`] bytes; any overlap. False, and nothing done, for more.
 ///
 /// # Safety
-/// As [`crate::Session::copy`], the processor must have AVX-512 F and VL; `len` at most [`SHORT`].
+/// As [`crate::Session::copy`], the processor must have AVX-512 F and VL.
 #[inline(always)]
-unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) -> bool {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
     unsafe {
         if len >= 64 {
+            if len > SHORT {
+                return false;
+            }
             ends!(dst, src, len, "vmovdqu64", ["zmm16" at 0 as "xmm16"], ["zmm17" at 64 as "xmm17"]);
         } else if len >= 32 {
             ends!(dst, src, len, "vmovdqu64", ["ymm16" at 0 as "xmm16"], ["ymm17" at 32 as "xmm17"]);
@@ -56,6 +59,7 @@ unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
             up_to_16(dst, src, len);
         }
     }
+    true
 }
 
 impl Isa for Avx512 {
@@ -65,8 +69,8 @@ impl Isa for Avx512 {
     unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises and the token, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= SHORT {
-                return short(dst, src, len);
+            if short(dst, src, len) {
+                return;
             }
             before_long();
             let distance = distance(dst, src);

@@ -9,7 +9,7 @@
 
 use core::arch::asm;
 
-use super::{Isa, SHORT, distance, overlap, overlaps, sse2};
+use super::{Isa, distance, overlap, overlaps, sse2};
 
 /// Shortest copy worth the string move's start.
 const LEAST: usize = 1024;
@@ -68,8 +68,8 @@ impl Isa for Rep {
     unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= SHORT {
-                return sse2::short(dst, src, len);
+            if sse2::short(dst, src, len) {
+                return;
             }
             before_long();
             let distance = distance(dst, src);

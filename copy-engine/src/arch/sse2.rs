@@ -35,15 +35,19 @@ long_copies!("movdqu", "movdqa", 16, 128, "xmm0", [
     "xmm4" at 64 as "xmm4", "xmm5" at 80 as "xmm5", "xmm6" at 96 as "xmm6", "xmm7" at 112 as "xmm7"
 ]);
 
-/// Copies up to [`SHORT`] bytes; any overlap.
+/// Copies up to [`SHORT`] bytes; any overlap. False, and nothing done, for more.
 ///
 /// # Safety
-/// As [`crate::Session::copy`]; `len` at most [`SHORT`].
+/// As [`crate::Session::copy`].
 #[inline(always)]
-pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) -> bool {
     // SAFETY: in each case `len` is at least what one end takes and at most what both take.
     unsafe {
+        // Headers are told first.
         if len > 64 {
+            if len > SHORT {
+                return false;
+            }
             ends!(dst, src, len, "movdqu",
                 ["xmm0" at 0 as "xmm0", "xmm1" at 16 as "xmm1", "xmm2" at 32 as "xmm2", "xmm3" at 48 as "xmm3"],
                 ["xmm4" at 64 as "xmm4", "xmm5" at 48 as "xmm5", "xmm6" at 32 as "xmm6", "xmm7" at 16 as "xmm7"]);
@@ -57,6 +61,7 @@ pub(super) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
             up_to_16(dst, src, len);
         }
     }
+    true
 }
 
 /// Copies more than [`SHORT`] bytes between ranges that do not overlap.
@@ -82,8 +87,8 @@ impl Isa for Sse2 {
     unsafe fn copy(self, dst: *mut u8, src: *const u8, len: usize, before_long: impl FnOnce()) {
         // SAFETY: the caller's promises, with the lengths and ranges each routine asks for.
         unsafe {
-            if len <= SHORT {
-                return short(dst, src, len);
+            if short(dst, src, len) {
+                return;
             }
             before_long();
             if overlaps(distance(dst, src), len) {

@@ -1,6 +1,5 @@
 //! One side of copies: whose memory it is, how its frames are found, and how long its entries are in use.
 
-use super::{BLOCK, Segments, within};
 use crate::abi;
 use crate::active::{Frame, Pin};
 use crate::cells::{CopyArg, Side};
@@ -13,13 +12,14 @@ use crate::transitive::{self, Passed};
 use crate::types::{DomId, Gfn, Gref, Mfn, PAGE_SIZE};
 use arrayvec::ArrayVec;
 use copy_engine::Segment;
+use core::hint::cold_path;
 use core::ptr;
 
 /// Whose memory one side of an element is: of the sources, or of the dests, which are written.
 pub(super) struct End<'h, D, const WRITES: bool> {
     /// Whose table, or whose memory.
     pub(super) domain: &'h D,
-    /// The domain as the element names it.
+    /// By reference, not by a frame of the caller's own.
     pub(super) by_gref: bool,
 }
 
@@ -31,26 +31,25 @@ pub(super) struct Pinned<'h> {
 }
 
 /// The entries of a table, with those among which one was found last.
-struct Entries<'h, F: Frames> {
+pub(super) struct Entries<'h, F: Frames> {
     table: &'h Table<F>,
     window: Window<'h>,
 }
 
 impl<'h, F: Frames> Entries<'h, F> {
-    /// There always are some.
+    /// Looks where `first` is, which is to be found first. `None` if it is not there.
     #[inline(always)]
-    fn new(table: &'h Table<F>) -> Option<Self> {
-        Some(Self { table, window: table.window(Gref(0))? })
+    pub(super) fn new(table: &'h Table<F>, first: Gref) -> Option<Self> {
+        Some(Self { table, window: table.window(first)? })
     }
 
     #[inline(always)]
-    fn find(&mut self, gref: Gref) -> Option<Entry<'h>> {
-        match self.window.entry(gref) {
-            Some(entry) => Some(entry),
-            None => self.look_up(gref),
-        }
+    pub(super) fn find(&mut self, gref: Gref) -> Option<Entry<'h>> {
+        Some(if self.window.holds(gref) { self.window.masked(gref) } else { self.look_up(gref)? })
     }
 
+    /// Not by the window just stored: parts of it are read otherwise than they are written, so such a read waits
+    /// until memory has the stores before it, a miss each where all is cold (425 ns an element became 580).
     #[cold]
     #[inline(never)]
     fn look_up(&mut self, gref: Gref) -> Option<Entry<'h>> {
@@ -59,37 +58,73 @@ impl<'h, F: Frames> Entries<'h, F> {
     }
 }
 
-/// The large page of a domain's memory in which a frame was found last.
-struct Large {
-    /// Guest frame numbers of it, without their low 9 bits. No number is as large as the one of none at all.
-    number: u64,
+/// The large page of a domain's memory in which a frame was found last. Frames are named by words, with their
+/// number from bit `SHIFT` on.
+pub(super) struct Large<const SHIFT: u32> {
+    /// The first of its guest frames.
+    first: u64,
+    /// How many: 0 before the first find.
+    frames: u64,
     /// Where it begins.
     at: *mut u8,
 }
 
-impl Large {
-    const FRAMES_BITS: u32 = 9;
-    const NONE: Self = Self { number: u64::MAX, at: ptr::null_mut() };
+impl<const SHIFT: u32> Large<SHIFT> {
+    const FRAMES: u64 = 512;
+    pub(super) const NONE: Self = Self { first: 0, frames: 0, at: ptr::null_mut() };
 
     /// Where a frame of the domain's own memory is, which may be written if that is what it is for. The place in
     /// the page is masked into it, whatever is predicted of the comparison (Spectre v1).
     #[inline(always)]
-    fn find<H: Host, const WRITES: bool>(
+    pub(super) fn find<H: Host, const WRITES: bool>(
         &mut self,
         host: &H,
         domain: &H::Domain,
-        gfn: Gfn,
+        word: u64,
     ) -> Option<*mut u8> {
-        let place = abi::low32(gfn.0 & ((1 << Self::FRAMES_BITS) - 1)) as usize * PAGE_SIZE;
-        if gfn.0 >> Self::FRAMES_BITS != self.number {
-            let ram = domain.ram(gfn).filter(|ram| ram.writable || !WRITES)?;
-            let at = host.frame(ram.mfn);
-            if !ram.large {
-                return Some(at);
-            }
-            *self = Self { number: gfn.0 >> Self::FRAMES_BITS, at: at.wrapping_sub(place) };
+        let place = |gfn: u64| abi::low32(gfn % Self::FRAMES) as usize * PAGE_SIZE;
+        let number = (word ^ self.first) >> SHIFT;
+        if number < self.frames {
+            return Some(self.at.wrapping_add(place(number)));
         }
-        Some(self.at.wrapping_add(place))
+        cold_path();
+        let gfn = word >> SHIFT;
+        let ram = domain.ram(Gfn(gfn)).filter(|ram| ram.writable || !WRITES)?;
+        let at = host.frame(ram.mfn);
+        if ram.large {
+            let first = (gfn - gfn % Self::FRAMES) << SHIFT;
+            *self = Self { first, frames: Self::FRAMES, at: at.wrapping_sub(place(gfn)) };
+        }
+        Some(at)
+    }
+}
+
+/// The reference in what an element names on one side: the low half, whatever the rest is.
+#[inline(always)]
+pub(super) fn gref<T: CopyArg, const WRITES: bool>(cell: &T) -> Gref {
+    Gref(abi::low32(name::<T, WRITES>(cell)))
+}
+
+/// What an element names on one side.
+#[inline(always)]
+pub(super) fn name<T: CopyArg, const WRITES: bool>(cell: &T) -> u64 {
+    if WRITES { cell.dest_name() } else { cell.source_name() }
+}
+
+/// Where in its frame one side of a segment without a place is.
+#[inline(always)]
+pub(super) fn offset<const WRITES: bool>(segment: &Segment) -> usize {
+    if WRITES { segment.dst.addr() } else { segment.src.addr() }
+}
+
+/// Gives one side of a segment its place.
+#[inline(always)]
+pub(super) fn set<const WRITES: bool>(segment: &mut Segment, frame: *mut u8) {
+    let at = frame.wrapping_add(offset::<WRITES>(segment));
+    if WRITES {
+        segment.dst = at;
+    } else {
+        segment.src = at;
     }
 }
 
@@ -126,7 +161,7 @@ impl<'h, D: Domain, const WRITES: bool> End<'h, D, WRITES> {
 
     /// The frame that a reference names, pinned for the caller, who is `me`.
     #[inline(always)]
-    fn pin<const N: usize>(
+    pub(super) fn pin<const N: usize>(
         &self,
         me: DomId,
         gref: Gref,
@@ -162,179 +197,6 @@ impl<'h, D: Domain, const WRITES: bool> End<'h, D, WRITES> {
                 pinned.push(Pinned { entry, gref });
                 Ok(frame)
             }
-        }
-    }
-
-    /// Makes an idle entry that grants a frame to the caller, who is `me`, busy, and says where the frame is.
-    /// `None` if it is not so.
-    #[inline(always)]
-    fn hold<H: Host<Domain = D>>(
-        &self,
-        host: &H,
-        me: DomId,
-        entry: Entry<'h>,
-        large: &mut Large,
-    ) -> Option<*mut u8> {
-        if !entry.active.try_lock_v1() {
-            return None;
-        }
-        let at = entry.shared.mark(Some(me), Self::PIN, false).ok().and_then(|word| {
-            let at = large.find::<H, WRITES>(host, self.domain, word.gfn());
-            at.or_else(|| {
-                entry.shared.unmark(Self::PIN.bits());
-                None
-            })
-        });
-        if at.is_none() {
-            entry.active.unlock_idle(Version::V1);
-        }
-        at
-    }
-
-    /// Gives this side of segments its place, in the caller's own memory. Returns how many from the first on
-    /// could be given one.
-    #[inline(never)]
-    fn place_own<H: Host<Domain = D>, T: CopyArg>(
-        &self,
-        host: &'h H,
-        segments: &mut [Segment],
-        cells: &[T],
-    ) -> usize {
-        let all = segments.len();
-        let mut rest = segments.iter_mut().zip(cells);
-        let mut large = Large::NONE;
-        while let Some((segment, cell)) = rest.next() {
-            let found = large.find::<H, WRITES>(host, self.domain, Gfn(Self::named(cell)));
-            let Some(at) = found else { return all - rest.len() - 1 };
-            Self::set(segment, at);
-        }
-        all
-    }
-
-    /// Gives this side of the segments of a block its place, and keeps entries busy, `None` for an element that
-    /// names what the one before it does. From the first on that cannot be given a place segments are dropped.
-    #[inline(always)]
-    pub(super) fn hold_all<H: Host<Domain = D>, T: CopyArg>(
-        &self,
-        host: &'h H,
-        segments: &mut Segments,
-        cells: &[T],
-        held: &mut ArrayVec<Option<Entry<'h>>, BLOCK>,
-    ) {
-        let placed = if self.by_gref {
-            self.hold_granted(host, segments, cells, held)
-        } else {
-            self.place_own(host, segments, cells)
-        };
-        segments.truncate(placed);
-    }
-
-    #[inline(never)]
-    fn hold_granted<H: Host<Domain = D>, T: CopyArg>(
-        &self,
-        host: &'h H,
-        segments: &mut [Segment],
-        cells: &[T],
-        held: &mut ArrayVec<Option<Entry<'h>>, BLOCK>,
-    ) -> usize {
-        let me = host.caller().id();
-        let Some(mut entries) = Entries::new(self.domain.grants()) else { return 0 };
-        let mut large = Large::NONE;
-        // What the last element named, and where that is. No reference is as large.
-        let mut last = u64::MAX;
-        let mut at = ptr::null_mut();
-        held.extend(segments.iter_mut().zip(cells).map_while(|(segment, cell)| {
-            let gref = Gref(abi::low32(Self::named(cell)));
-            let mut new = None;
-            if u64::from(gref.0) != last {
-                let entry = entries.find(gref)?;
-                at = self.hold(host, me, entry, &mut large)?;
-                last = gref.0.into();
-                new = Some(entry);
-            }
-            Self::set(segment, at);
-            Some(new)
-        }));
-        held.len()
-    }
-
-    /// Gives back what [`hold_all`](Self::hold_all) has taken.
-    #[inline(always)]
-    pub(super) fn let_go(held: &[Option<Entry<'h>>]) {
-        for entry in held.iter().flatten() {
-            entry.shared.unmark(Self::PIN.bits());
-            entry.active.unlock_idle(Version::V1);
-        }
-    }
-
-    /// As [`hold_all`](Self::hold_all), with pins.
-    #[inline(always)]
-    pub(super) fn pin_all<H: Host<Domain = D>, T: CopyArg>(
-        &self,
-        host: &'h H,
-        segments: &mut Segments,
-        cells: &[T],
-        pinned: &mut ArrayVec<Pinned<'h>, BLOCK>,
-    ) {
-        let placed = if self.by_gref {
-            self.pin_granted(host, segments, cells, pinned)
-        } else {
-            self.place_own(host, segments, cells)
-        };
-        segments.truncate(placed);
-    }
-
-    #[inline(never)]
-    fn pin_granted<H: Host<Domain = D>, T: CopyArg>(
-        &self,
-        host: &'h H,
-        segments: &mut [Segment],
-        cells: &[T],
-        pinned: &mut ArrayVec<Pinned<'h>, BLOCK>,
-    ) -> usize {
-        let me = host.caller().id();
-        let all = segments.len();
-        let mut rest = segments.iter_mut().zip(cells);
-        let Some(mut entries) = Entries::new(self.domain.grants()) else { return 0 };
-        // What the last element named, and what it came to. No reference is as large.
-        let mut last = u64::MAX;
-        let mut frame = Frame::whole(Mfn(0));
-        while let Some((segment, cell)) = rest.next() {
-            let undone = rest.len() + 1;
-            let gref = Gref(abi::low32(Self::named(cell)));
-            if u64::from(gref.0) != last {
-                let Some(entry) = entries.find(gref) else { return all - undone };
-                let Ok(found) = self.pin(me, gref, entry, pinned) else { return all - undone };
-                last = gref.0.into();
-                frame = found;
-            }
-            if !frame.is_whole() && within(frame, Self::offset(segment), segment.len).is_err() {
-                return all - undone;
-            }
-            Self::set(segment, host.frame(frame.mfn()));
-        }
-        all
-    }
-
-    /// What an element names on this side.
-    #[inline(always)]
-    fn named<T: CopyArg>(cell: &T) -> u64 {
-        if WRITES { cell.dest_name() } else { cell.source_name() }
-    }
-
-    /// Where in its frame this side of a segment without a place is.
-    #[inline(always)]
-    fn offset(segment: &Segment) -> usize {
-        if WRITES { segment.dst.addr() } else { segment.src.addr() }
-    }
-
-    #[inline(always)]
-    pub(super) fn set(segment: &mut Segment, frame: *mut u8) {
-        let at = frame.wrapping_add(Self::offset(segment));
-        if WRITES {
-            segment.dst = at;
-        } else {
-            segment.src = at;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::types::{DomId, Gfn, Gref, Mfn};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use copy_engine::Engine;
+use copy_engine::{Engine, Segment};
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use maptrack::HeapPages;
@@ -470,7 +470,7 @@ impl Host for MockHost<'_> {
     }
 
     #[inline]
-    fn copy(&self, batch: Batch<'_>) {
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>) {
         FrameStore::copy(batch, self.machine.engine.as_ref());
     }
 

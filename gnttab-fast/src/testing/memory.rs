@@ -8,7 +8,7 @@ use crate::types::{DomId, Mfn, PAGE_SIZE};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use copy_engine::Engine;
+use copy_engine::{Engine, Segment};
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -179,14 +179,14 @@ impl FrameStore {
     }
 
     /// Copies a batch with `engine`, or plainly.
-    pub(super) fn copy(batch: Batch<'_>, engine: Option<&Engine>) {
+    pub(super) fn copy<S: AsRef<Segment>>(batch: Batch<'_, S>, engine: Option<&Engine>) {
         if let Some(engine) = engine {
             // SAFETY: a batch's segments lie in frames translated by a mock host, which live as long as the
             // machine; nobody keeps a reference into one.
             unsafe { engine.begin().copy_batch(batch.segments()) };
             return;
         }
-        for s in batch.segments() {
+        for s in batch.segments().iter().map(AsRef::as_ref) {
             // SAFETY: as above.
             unsafe { s.dst.copy_from(s.src, s.len) };
         }

@@ -2,6 +2,7 @@
 //! look, change what another CPU could change at that moment, or have the request refused.
 
 use crate::common::{ARGS, bytes_of, read_all};
+use copy_engine::Segment;
 use gnttab_fast::abi::{EntryV2FullPage, EntryV2SubPage, EntryV2Transitive, SetVersion, gtf, op};
 use gnttab_fast::testing::{Flat, Machine, MockDomain, MockFrames, MockHost};
 use gnttab_fast::{
@@ -175,7 +176,7 @@ impl Host for WatchedHost<'_> {
         self.inner.frame(mfn)
     }
 
-    fn copy(&self, batch: Batch<'_>) {
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>) {
         (self.hook)(At::Copy);
         self.inner.copy(batch);
     }

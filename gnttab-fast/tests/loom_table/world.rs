@@ -1,5 +1,6 @@
 //! A machine for models: domains of two frames of memory, whose bytes are cells that loom watches.
 
+use copy_engine::Segment;
 use gnttab_fast::abi::{Copy, CopyPtr, SetVersion, copy_flags, gtf, op};
 use gnttab_fast::{
     Batch, Cells, DomId, Domain, Domains, Fault, Frames, Gfn, Gref, GuestMemory, Host, Limits, Mfn, Outcome,
@@ -334,8 +335,8 @@ impl Host for View<'_> {
         std::ptr::without_provenance_mut(usize::try_from(mfn.0).unwrap() << PAGE_SHIFT)
     }
 
-    fn copy(&self, batch: Batch<'_>) {
-        for segment in batch.segments() {
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>) {
+        for segment in batch.segments().iter().map(AsRef::as_ref) {
             for (address, writes) in [(segment.src.addr(), false), (segment.dst.addr(), true)] {
                 let mfn = address >> PAGE_SHIFT;
                 let cell = &self.world.domains[mfn / FRAMES - 1].bytes[mfn % FRAMES];

@@ -17,6 +17,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use alloc::sync::Arc;
+use copy_engine::Segment;
 use crossbeam_epoch::Guard;
 use gnttab_fast::types::{DomId, Gfn, Gref, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use gnttab_fast::{
@@ -297,7 +298,7 @@ impl Host for View<'_> {
     }
 
     #[inline]
-    fn copy(&self, batch: Batch<'_>) {
+    fn copy<S: AsRef<Segment>>(&self, batch: Batch<'_, S>) {
         self.copied.set(self.copied.get() + batch.bytes() as u64);
         grants::copy(batch);
     }
@@ -356,6 +357,16 @@ impl<'a> Arguments<'a> {
         Ok(())
     }
 
+    /// Reads aligned words of two pages.
+    #[cold]
+    fn read_across(&mut self, address: u64, out: &mut [[u8; 8]]) -> Result<(), Fault> {
+        let (page, offset) = self.page(address)?;
+        let (here, behind) = out.split_at_mut_checked((PAGE_SIZE - offset) / 8).ok_or(Fault)?;
+        page.read_words(offset, here).map_err(|_| Fault)?;
+        let (page, offset) = self.page(address.checked_add(8 * here.len() as u64).ok_or(Fault)?)?;
+        page.read_words(offset, behind).map_err(|_| Fault)
+    }
+
     /// Writes what straddles pages.
     #[cold]
     fn write_pieces(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
@@ -394,11 +405,14 @@ impl GuestMemory for Arguments<'_> {
     fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
         let (page, offset) = self.page(address)?;
         let (words, rest) = out.as_chunks_mut::<8>();
-        if rest.is_empty() && offset.is_multiple_of(8) && offset + 8 * words.len() <= PAGE_SIZE {
-            // The usual element: aligned words within a page.
+        if !rest.is_empty() || !offset.is_multiple_of(8) {
+            return self.read_pieces(address, out);
+        }
+        // The usual element: aligned words, of one page or of two.
+        if offset + 8 * words.len() <= PAGE_SIZE {
             return page.read_words(offset, words).map_err(|_| Fault);
         }
-        self.read_pieces(address, out)
+        self.read_across(address, words)
     }
 
     #[inline]

@@ -7,7 +7,7 @@
 use core::ptr::NonNull;
 
 use alloc::boxed::Box;
-use copy_engine::{Choice, Engine, Scratch};
+use copy_engine::{Choice, Engine, Scratch, Segment};
 use gnttab_fast::{Batch, SharedSource, types::DomId, types::Mfn, types::PAGE_SHIFT};
 use maptrack::{Page, PageSource};
 use spin::Once;
@@ -99,7 +99,7 @@ pub fn choose_copy_kernel(asked: CopyKernel) {
 }
 
 /// Copies a batch of grant copies, within one session of the copy engine.
-pub fn copy(batch: Batch<'_>) {
+pub fn copy<S: AsRef<Segment>>(batch: Batch<'_, S>) {
     let engine = ENGINE.get().unwrap_or(&Engine::SSE2);
     let session = engine.begin();
     // SAFETY: both sides of each segment lie in one frame each that `gnttab_fast` translated or pinned under
