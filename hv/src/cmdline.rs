@@ -85,6 +85,24 @@ pub enum LogLevel {
     Debug = 4,
 }
 
+impl LogLevel {
+    /// What is said of a word that is none of them.
+    pub const WORDS: &str = "takes none, error, warning, info, debug or all";
+
+    /// From its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "none" => Self::None,
+            "error" => Self::Error,
+            "warning" => Self::Warning,
+            "info" => Self::Info,
+            "debug" | "all" => Self::Debug,
+            _ => return None,
+        })
+    }
+}
+
 /// The serial console: 8 data bits, no parity, one stop bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Com1 {

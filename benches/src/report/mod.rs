@@ -139,7 +139,7 @@ mod tests {
         };
         let verdicts = verdicts(&input.rows, &input.gates).expect("targets parse");
         let page = page::html(&input, &verdicts, &[]);
-        assert!(page.contains("2.00 times the limit, ratio 2.20 of 4"), "{page}");
+        assert!(page.contains("2.000 times the limit, ratio 2.20 of 4"), "{page}");
         assert!(page.contains("href=\"#profile-0\"") && page.contains("handle 300"));
         assert!(page.contains("<td>sweep.heat.64.2</td>") && page.contains("1 of 1 cells"));
         assert!(page.contains("<td class=n>100 %</td>"), "the baseline is set beside the facts");

@@ -120,7 +120,7 @@ fn policy(p: &Policy, gates: &Gates) -> Verdict {
 fn missed(t: &Target, measured: Option<f64>, ratio: Option<f64>) -> String {
     let over = measured.zip(t.at_most).filter(|(m, most)| m > most);
     let under = ratio.zip(t.ratio).filter(|(r, least)| r < least);
-    let over = over.map(|(m, most)| format!("{:.2} times the limit", m / most));
+    let over = over.map(|(m, most)| format!("{:.3} times the limit", m / most));
     let under = under.map(|(r, least)| format!("ratio {r:.2} of {least}"));
     over.into_iter().chain(under).collect::<Vec<_>>().join(", ")
 }

@@ -71,16 +71,10 @@ pub const OPTIONS: &[OptionSpec] = &[
         form: "loglvl=none|error|warning|info|debug|all",
         default: "info",
         effect: "The least important line the hypervisor still prints.",
-        text: "`all` means `debug`. Panics and the guests' own output are printed at every level.",
+        text: "`all` means `debug`. Panics and the guests' own output are printed at every level. A module string \
+               may set another level for lines about its domain.",
         apply: |options, value, _| {
-            options.loglvl = match value {
-                Some("none") => LogLevel::None,
-                Some("error") => LogLevel::Error,
-                Some("warning") => LogLevel::Warning,
-                Some("info") => LogLevel::Info,
-                Some("debug" | "all") => LogLevel::Debug,
-                _ => return Err(Refused("takes none, error, warning, info, debug or all")),
-            };
+            options.loglvl = value.and_then(LogLevel::parse).ok_or(Refused(LogLevel::WORDS))?;
             Ok(())
         },
     },

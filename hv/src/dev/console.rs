@@ -183,7 +183,20 @@ pub fn receive<const ROOM: usize>(bytes: &mut ArrayVec<u8, ROOM>) {
 
 /// Prints one line at a level; the macros' other half.
 pub fn log(level: LogLevel, line: fmt::Arguments<'_>) {
-    if level as u8 > LEVEL.load(Ordering::Relaxed) || SEIZED.load(Ordering::Relaxed) {
+    if level as u8 <= LEVEL.load(Ordering::Relaxed) {
+        print(level, line);
+    }
+}
+
+/// The same for a line about a domain, which has its own least important one.
+pub fn log_of(least: LogLevel, level: LogLevel, line: fmt::Arguments<'_>) {
+    if level <= least {
+        print(level, line);
+    }
+}
+
+fn print(level: LogLevel, line: fmt::Arguments<'_>) {
+    if SEIZED.load(Ordering::Relaxed) {
         return;
     }
     let kind = match level {
@@ -224,6 +237,8 @@ pub struct Guest<'a> {
     pub domid: u16,
     /// Its name.
     pub name: &'a str,
+    /// It is shown only while it has the input.
+    pub silent: bool,
 }
 
 /// The unfinished line of a domain's console.
@@ -275,8 +290,9 @@ impl GuestLine {
 /// Bytes a guest wrote to its console: printed as whole lines that begin with `(d1 name) `, or at once for the
 /// domain that has the input. `buffer` is the domain's own partial line.
 pub fn guest_write(buffer: &GuestLine, who: Guest<'_>, bytes: &[u8]) {
-    buffer.push(bytes, input::has_focus(who.domid), &mut |line, shown, ends| {
-        if !SEIZED.load(Ordering::Relaxed) {
+    let focus = input::has_focus(who.domid);
+    buffer.push(bytes, focus, &mut |line, shown, ends| {
+        if (focus || !who.silent) && !SEIZED.load(Ordering::Relaxed) {
             PORT.lock().guest(who, line, shown, ends);
         }
     });
@@ -289,42 +305,60 @@ pub fn guest_flush(buffer: &GuestLine, who: Guest<'_>) {
     }
 }
 
-/// Logs at error level.
+/// Logs at error level; `error!(of domain; ...)` says it of a domain ([`log_of`](crate::dev::console::log_of)).
 #[macro_export]
 macro_rules! error {
+    (of $domain:expr; $($arg:tt)*) => {
+        $crate::dev::console::log_of($domain.loglvl, $crate::cmdline::LogLevel::Error, format_args!($($arg)*))
+    };
     ($($arg:tt)*) => { $crate::dev::console::log($crate::cmdline::LogLevel::Error, format_args!($($arg)*)) };
 }
 
-/// Logs at warning level.
+/// Logs at warning level; `warn!(of domain; ...)` says it of a domain ([`log_of`](crate::dev::console::log_of)).
 #[macro_export]
 macro_rules! warn {
+    (of $domain:expr; $($arg:tt)*) => {
+        $crate::dev::console::log_of($domain.loglvl, $crate::cmdline::LogLevel::Warning, format_args!($($arg)*))
+    };
     ($($arg:tt)*) => { $crate::dev::console::log($crate::cmdline::LogLevel::Warning, format_args!($($arg)*)) };
 }
 
-/// Logs at info level.
+/// Logs at info level; `info!(of domain; ...)` says it of a domain ([`log_of`](crate::dev::console::log_of)).
 #[macro_export]
 macro_rules! info {
+    (of $domain:expr; $($arg:tt)*) => {
+        $crate::dev::console::log_of($domain.loglvl, $crate::cmdline::LogLevel::Info, format_args!($($arg)*))
+    };
     ($($arg:tt)*) => { $crate::dev::console::log($crate::cmdline::LogLevel::Info, format_args!($($arg)*)) };
 }
 
-/// Logs at debug level.
+/// Logs at debug level; `debug!(of domain; ...)` says it of a domain ([`log_of`](crate::dev::console::log_of)).
 #[macro_export]
 macro_rules! debug {
+    (of $domain:expr; $($arg:tt)*) => {
+        $crate::dev::console::log_of($domain.loglvl, $crate::cmdline::LogLevel::Debug, format_args!($($arg)*))
+    };
     ($($arg:tt)*) => { $crate::dev::console::log($crate::cmdline::LogLevel::Debug, format_args!($($arg)*)) };
 }
 
 /// Logs through one of the level macros, at most ten lines a second from this place:
-/// `rate_limited!(warn, "d{} did {}", domid, what)`.
+/// `rate_limited!(warn, of domain; "d{} did {}", domain.id.0, what)`.
 #[macro_export]
 macro_rules! rate_limited {
-    ($level:ident, $($arg:tt)*) => {{
+    (@ $level:ident, [$($of:tt)*], $($arg:tt)*) => {{
         static LIMIT: $crate::dev::console::RateLimit = $crate::dev::console::RateLimit::new();
         match LIMIT.allow() {
             None => {}
-            Some(0) => $crate::$level!($($arg)*),
-            Some(left_out) => $crate::$level!("{} ({left_out} like it left out)", format_args!($($arg)*)),
+            Some(0) => $crate::$level!($($of)* $($arg)*),
+            Some(left_out) => {
+                $crate::$level!($($of)* "{} ({left_out} like it left out)", format_args!($($arg)*));
+            }
         }
     }};
+    ($level:ident, of $domain:expr; $($arg:tt)*) => {
+        $crate::rate_limited!(@ $level, [of $domain;], $($arg)*)
+    };
+    ($level:ident, $($arg:tt)*) => { $crate::rate_limited!(@ $level, [], $($arg)*) };
 }
 
 /// The state behind one [`rate_limited!`](crate::rate_limited). CPUs may race on it: the count is then a

@@ -138,10 +138,10 @@ fn hand_over(bytes: &[u8], keys: &mut ArrayVec<u8, KEYS>) {
 fn complain(domain: &Domain, given: Given) {
     let (id, name) = (domain.id.0, &domain.name);
     if given.lost != 0 {
-        info!("d{id} {name} reads its input again; {} bytes were dropped", given.lost);
+        info!(of domain; "d{id} {name} reads its input again; {} bytes were dropped", given.lost);
     }
     if given.full {
-        warn!("d{id} {name} does not read its input; from here on it is dropped");
+        warn!(of domain; "d{id} {name} does not read its input; from here on it is dropped");
     }
 }
 

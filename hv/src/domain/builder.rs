@@ -218,6 +218,7 @@ impl<'a> Building<'a> {
             control: config.control,
             store: config.store,
             name: config.name,
+            loglvl: config.loglvl,
             p2m,
             tlb: DomainTlb::new(id),
             grants,

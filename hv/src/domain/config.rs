@@ -1,8 +1,8 @@
 //! The string of a boot module: which domain it is, and how large.
 //!
 //! ```text
-//! <file> domain=NAME [control] [store] [input] [restart=WHEN] [mem=64M] [vcpus=1] [cpus=0-1,3] [gnttab=ITEMS]
-//!        [gnttab_max_frames=N] [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
+//! <file> domain=NAME [control] [store] [input] [restart=WHEN] [loglvl=LEVEL] [mem=64M] [vcpus=1] [cpus=0-1,3]
+//!        [gnttab=ITEMS] [gnttab_max_frames=N] [gnttab_max_maptrack_frames=N] [data=FILE] [-- the guest's command line]
 //! <file> data
 //! ```
 //!
@@ -19,7 +19,7 @@ use gnttab_fast::policy::{BadItem, Policy};
 
 use super::{GrantLimits, MAX_VCPUS, NAME_MAX, layout};
 use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_REBOOT, SHUTDOWN_WATCHDOG};
-use crate::cmdline::{MAX_CPUS, Options};
+use crate::cmdline::{LogLevel, MAX_CPUS, Options};
 use crate::sched::cpuset::CpuSet;
 
 /// The smallest domain: room for a kernel at 1 MiB.
@@ -52,6 +52,11 @@ pub const WORDS: &[Word] = &[
     Word {
         form: "restart=never\\|reboot\\|always",
         effect: "Whether the domain is built again after its end, see below; `never` unless it is said",
+    },
+    Word {
+        form: "loglvl=LEVEL",
+        effect: "The least important line about the domain that the hypervisor prints, instead of its own `loglvl=`; \
+                 with `none` what the domain itself prints is shown only while it has the input",
     },
     Word { form: "mem=", effect: "Memory, with `K`, `M` or `G`" },
     Word { form: "vcpus=", effect: "Number of virtual CPUs" },
@@ -117,6 +122,8 @@ pub struct Config<'a> {
     pub input: bool,
     /// When it is built again.
     pub restart: Restart,
+    /// The least important line about it that is printed.
+    pub loglvl: LogLevel,
     /// Bytes of RAM, a multiple of 4 KiB.
     pub memory: u64,
     /// How many vCPUs.
@@ -202,6 +209,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
         store: false,
         input: false,
         restart: Restart::Never,
+        loglvl: options.loglvl,
         memory: 64 << 20,
         vcpus: 1,
         cpus: CpuSet::ALL,
@@ -229,6 +237,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("restart", value)) => {
                 config.restart = restart(value).ok_or(bad("takes never, reboot or always"))?;
             }
+            Some(("loglvl", value)) => config.loglvl = LogLevel::parse(value).ok_or(bad(LogLevel::WORDS))?,
             Some(("mem", value)) => {
                 config.memory =
                     memory(value).ok_or(bad("takes a size from 2M to 1024G such as 64M or 1G"))?;
@@ -251,7 +260,7 @@ pub fn parse<'a>(string: &'a str, options: &Options) -> Result<Role<'a>, BadModu
             Some(("data", value)) if !value.is_empty() => config.data = Some(basename(value)),
             _ => {
                 return Err(bad(
-                    "no such word in a module string; known: domain= control store input restart= mem= vcpus= \
+                    "no such word in a module string; known: domain= control store input restart= loglvl= mem= vcpus= \
                      cpus= gnttab= gnttab_max_frames= gnttab_max_maptrack_frames= data= data --",
                 ));
             }
@@ -390,11 +399,12 @@ mod tests {
     #[test]
     fn every_word_is_understood() {
         let config = domain(
-            "k domain=d.1 control input restart=never mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
+            "k domain=d.1 control input restart=never loglvl=all mem=1G vcpus=4 cpus=0-1,3 gnttab=max_ver:1,no-transitive gnttab_max_frames=8 \
              gnttab_max_maptrack_frames=9 data=/x/trace.bin --  a=1 -- b ",
         );
         assert_eq!((config.memory, config.vcpus, config.control), (1 << 30, 4, true));
         assert!(config.input);
+        assert_eq!(config.loglvl, LogLevel::Debug);
         assert!(config.cpus.contains(3) && !config.cpus.contains(2));
         assert_eq!(config.grants.policy, Policy::new(Version::V1, false));
         assert_eq!((config.grants.max_frames, config.grants.max_maptrack_frames), (8, 9));
@@ -469,6 +479,7 @@ mod tests {
             ("domain=a gnttab_max_frames=0", "'gnttab_max_frames=0'"),
             ("domain=a restart=", "'restart='"),
             ("domain=a restart=often", "'restart=often'"),
+            ("domain=a loglvl=loud", "'loglvl=loud'"),
             ("domain=a data=", "'data='"),
             ("domain=a data", "'data'"),
             ("control data", "'data'"),

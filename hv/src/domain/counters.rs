@@ -8,6 +8,7 @@ use arrayvec::ArrayString;
 use gnttab_fast::types::DomId;
 
 use super::{Domain, NAME_MAX};
+use crate::cmdline::LogLevel;
 use crate::{error, info};
 
 /// One counter. Adding is relaxed: nothing is ordered by it.
@@ -122,6 +123,7 @@ pub(super) struct Summary {
     /// Whose.
     pub(super) id: DomId,
     name: ArrayString<NAME_MAX>,
+    loglvl: LogLevel,
     pub(super) code: u32,
     pub(super) ran_ns: u64,
     exits: [u64; ExitKind::COUNT],
@@ -138,6 +140,7 @@ impl Summary {
         Self {
             id: domain.id,
             name: domain.name,
+            loglvl: domain.loglvl,
             code,
             ran_ns,
             exits: core::array::from_fn(|kind| {
@@ -158,7 +161,7 @@ impl Summary {
         let Self { id, name, code, ran_ns, .. } = self;
         let [maps, unmaps, copies, bytes] = self.grants;
         info!(
-            "d{} {name}: ended with code {code} after {}.{:03} s; {} turns, {} events; grants: {maps} mapped, \
+            of self; "d{} {name}: ended with code {code} after {}.{:03} s; {} turns, {} events; grants: {maps} mapped, \
              {unmaps} unmapped, {copies} copies of {bytes} bytes",
             id.0,
             ran_ns / 1_000_000_000,
@@ -166,12 +169,12 @@ impl Summary {
             self.scheduled,
             self.events_sent,
         );
-        info!("d{} {name}: exits: {}", id.0, Exits(&self.exits));
+        info!(of self; "d{} {name}: exits: {}", id.0, Exits(&self.exits));
         let handles = self.handles;
         if (leaked, handles) == (0, 0) {
-            info!("d{} {name}: leaked frames: 0, handles: 0", id.0);
+            info!(of self; "d{} {name}: leaked frames: 0, handles: 0", id.0);
         } else {
-            error!("d{} {name}: leaked frames: {leaked}, handles: {handles}", id.0);
+            error!(of self; "d{} {name}: leaked frames: {leaked}, handles: {handles}", id.0);
         }
     }
 }

@@ -132,7 +132,7 @@ fn build(id: DomId, module: &Module, config: &Config<'static>, modules: &[Module
         )),
     };
     info!(
-        "d{} {name}: {} MiB, {} vCPUs, gnttab={}, {}-bit kernel '{}'",
+        of domain; "d{} {name}: {} MiB, {} vCPUs, gnttab={}, {}-bit kernel '{}'",
         id.0,
         config.memory >> 20,
         config.vcpus,

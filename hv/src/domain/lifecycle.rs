@@ -155,9 +155,9 @@ pub fn shutdown(domain: &Domain, reason: u32) {
         _ => "shut down for a reason unknown",
     };
     if reason == SHUTDOWN_POWEROFF {
-        info!("d{} {}: {why}", domain.id.0, domain.name);
+        info!(of domain; "d{} {}: {why}", domain.id.0, domain.name);
     } else {
-        warn!("d{} {}: {why}", domain.id.0, domain.name);
+        warn!(of domain; "d{} {}: {why}", domain.id.0, domain.name);
     }
 }
 
@@ -165,7 +165,7 @@ pub fn shutdown(domain: &Domain, reason: u32) {
 /// it had asked for that itself.
 pub fn reset(domain: &Domain) {
     if end(domain, SHUTDOWN_REBOOT) {
-        warn!("d{} {}: ended by the console", domain.id.0, domain.name);
+        warn!(of domain; "d{} {}: ended by the console", domain.id.0, domain.name);
     }
 }
 
@@ -174,7 +174,7 @@ pub fn crash(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu, why: fmt::Arguments<
     if !end(domain, SHUTDOWN_CRASH) {
         return;
     }
-    error!("d{} {}: crashed: vCPU {}: {why}", domain.id.0, domain.name, vcpu.id);
+    error!(of domain; "d{} {}: crashed: vCPU {}: {why}", domain.id.0, domain.name, vcpu.id);
     let mut lines = Lines { domain, line: arrayvec::ArrayString::new() };
     // Lines never fails.
     let _ = arch.dump(&mut lines);
@@ -184,7 +184,7 @@ pub fn crash(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu, why: fmt::Arguments<
 /// Ends a domain for what it did inside a hypercall, where its registers tell nothing.
 pub fn crash_in_call(domain: &Domain, why: &str) {
     if end(domain, SHUTDOWN_CRASH) {
-        error!("d{} {}: crashed: {why}", domain.id.0, domain.name);
+        error!(of domain; "d{} {}: crashed: {why}", domain.id.0, domain.name);
     }
 }
 
@@ -197,7 +197,7 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn flush(&mut self) {
         if !self.line.is_empty() {
-            error!("d{}: {}", self.domain.id.0, self.line);
+            error!(of self.domain; "d{}: {}", self.domain.id.0, self.line);
             self.line.clear();
         }
     }

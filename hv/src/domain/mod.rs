@@ -16,6 +16,7 @@ use gnttab_fast::types::{DomId, PAGE_SHIFT};
 use spin::Mutex;
 
 use crate::abi::hvm::params;
+use crate::cmdline::LogLevel;
 use crate::dev::{
     console::{Guest, GuestLine},
     console_ring::ConsoleRing,
@@ -84,6 +85,8 @@ pub struct Domain {
     pub control: bool,
     /// Its name from the module string.
     pub name: ArrayString<NAME_MAX>,
+    /// The least important line about it that is printed.
+    pub loglvl: LogLevel,
     /// Guest frames to machine frames. Every present entry that is no grant mapping owns one reference to
     /// its frame.
     pub p2m: P2m,
@@ -141,6 +144,7 @@ pub(super) struct Parts {
     pub control: bool,
     pub store: bool,
     pub name: ArrayString<NAME_MAX>,
+    pub loglvl: LogLevel,
     pub p2m: P2m,
     pub tlb: DomainTlb,
     pub grants: GrantTable,
@@ -160,6 +164,7 @@ impl Domain {
             id: parts.id,
             control: parts.control,
             name: parts.name,
+            loglvl: parts.loglvl,
             p2m: parts.p2m,
             tlb: parts.tlb,
             grants: parts.grants,
@@ -193,7 +198,7 @@ impl Domain {
     /// What its lines on the console begin with.
     #[must_use]
     pub fn who(&self) -> Guest<'_> {
-        Guest { domid: self.id.0, name: &self.name }
+        Guest { domid: self.id.0, name: &self.name, silent: self.loglvl == LogLevel::None }
     }
 
     /// Its vCPUs, by number.

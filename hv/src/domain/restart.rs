@@ -257,7 +257,7 @@ fn start(wanted: &Wanted, domain: Domain, guard: &Guard) -> Step {
     }
     WAITING.fetch_sub(1, Ordering::SeqCst);
     let domain = Arc::new(domain);
-    warn!("d{} {}: built again from '{}'", domain.id.0, domain.name, what.file.escape_debug());
+    warn!(of domain; "d{} {}: built again from '{}'", domain.id.0, domain.name, what.file.escape_debug());
     assert!(table::insert(Arc::clone(&domain), guard), "the number is free and in range");
     if wanted.input {
         input::focus_on(&domain);

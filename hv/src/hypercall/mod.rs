@@ -193,7 +193,7 @@ fn absent(call: &mut Call<'_>) -> Outcome {
 /// Logs, at a bounded rate, something that is not there.
 #[cold]
 fn refuse(domain: &Domain, what: &str, number: u64) {
-    rate_limited!(warn, "d{} {}: {what} {number} is not implemented", domain.id.0, domain.name);
+    rate_limited!(warn, of domain; "d{} {}: {what} {number} is not implemented", domain.id.0, domain.name);
 }
 
 /// The slot of a number the guest chose. What is not there has slot 0, which no hypercall of ours has. The mask holds

@@ -84,7 +84,7 @@ fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> 
                 step_over(domain, arch);
             }
             Err(exception) => {
-                rate_limited!(debug, "d{}v{}: RDMSR {msr:#x} refused", domain.id.0, vcpu.id);
+                rate_limited!(debug, of domain; "d{}v{}: RDMSR {msr:#x} refused", domain.id.0, vcpu.id);
                 arch.inject_exception(exception);
             }
         },
@@ -93,7 +93,7 @@ fn other(domain: &Arc<Domain>, vcpu: &Vcpu, arch: &mut vt::Vcpu, exit: Exit) -> 
             match vt::msr::write(arch, &domain.p2m, &guard, msr, value) {
                 Ok(()) => arch.advance(&domain.p2m, &guard),
                 Err(exception) => {
-                    rate_limited!(debug, "d{}v{}: WRMSR {msr:#x} = {value:#x} refused", domain.id.0, vcpu.id);
+                    rate_limited!(debug, of domain; "d{}v{}: WRMSR {msr:#x} = {value:#x} refused", domain.id.0, vcpu.id);
                     arch.inject_exception(exception);
                 }
             }
@@ -185,7 +185,7 @@ fn halt(domain: &Domain, vcpu: &Vcpu, arch: &vt::Vcpu) -> Next {
     }
     vcpu.set_up(false);
     if domain.vcpus().iter().all(|vcpu| !vcpu.is_up()) {
-        info!("d{} {}: every vCPU is down or has halted with interrupts off", domain.id.0, domain.name);
+        info!(of domain; "d{} {}: every vCPU is down or has halted with interrupts off", domain.id.0, domain.name);
         lifecycle::shutdown(domain, SHUTDOWN_POWEROFF);
     }
     Next::Leave(Leave::Down)
@@ -196,14 +196,14 @@ fn nested_fault(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, gpa: u64, wri
     match domain.p2m.lookup(Gfn(gpa >> PAGE_SHIFT)) {
         // What is not its own memory is data (`P2mKind`).
         Some(entry) if exec && !entry.kind.is_ram() => {
-            rate_limited!(warn, "d{}v{}: executes what is mapped as data at {gpa:#x}", domain.id.0, vcpu.id);
+            rate_limited!(warn, of domain; "d{}v{}: executes what is mapped as data at {gpa:#x}", domain.id.0, vcpu.id);
             arch.inject_exception(GuestException::GeneralProtection);
         }
         // It has been mapped meanwhile, or the fault is of a stale translation: the access is tried again.
         Some(entry) if entry.writable() || !write => {}
         // A write to a read-only grant: what Xen does.
         Some(_) => {
-            rate_limited!(warn, "d{}v{}: write to read-only memory at {gpa:#x}", domain.id.0, vcpu.id);
+            rate_limited!(warn, of domain; "d{}v{}: write to read-only memory at {gpa:#x}", domain.id.0, vcpu.id);
             arch.inject_exception(GuestException::GeneralProtection);
         }
         None if gpa & !0xfff == u64::from(lapic::BASE)

@@ -23,7 +23,7 @@ pub(super) fn read(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, msr: u32) 
             step_over(domain, arch);
         }
         Err(Refused) => {
-            rate_limited!(debug, "d{}v{}: RDMSR {msr:#x} refused", domain.id.0, vcpu.id);
+            rate_limited!(debug, of domain; "d{}v{}: RDMSR {msr:#x} refused", domain.id.0, vcpu.id);
             arch.inject_exception(GuestException::GeneralProtection);
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn write(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, msr: u32,
             finish(domain, vcpu, arch, written);
         }
         Err(Refused) => {
-            rate_limited!(debug, "d{}v{}: WRMSR {msr:#x} = {value:#x} refused", domain.id.0, vcpu.id);
+            rate_limited!(debug, of domain; "d{}v{}: WRMSR {msr:#x} = {value:#x} refused", domain.id.0, vcpu.id);
             arch.inject_exception(GuestException::GeneralProtection);
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn access(domain: &Domain, vcpu: &Vcpu, arch: &mut vt::Vcpu, gpa: u64
     let Some(access) = mmio::decode(&bytes, arch.code_bits()).filter(|_| offset.is_multiple_of(4)) else {
         rate_limited!(
             warn,
-            "d{}v{}: at {:#x}: only aligned 32-bit moves reach the local APIC's page (at {gpa:#x}): #UD",
+            of domain; "d{}v{}: at {:#x}: only aligned 32-bit moves reach the local APIC's page (at {gpa:#x}): #UD",
             domain.id.0,
             vcpu.id,
             arch.rip()
@@ -117,7 +117,7 @@ fn send(domain: &Domain, sender: &Vcpu, command: Command) {
             Kind::Other(kind) => {
                 rate_limited!(
                     warn,
-                    "d{}v{}: interrupt command of kind {kind} is not implemented",
+                    of domain; "d{}v{}: interrupt command of kind {kind} is not implemented",
                     domain.id.0,
                     sender.id
                 );
@@ -134,7 +134,7 @@ fn start(domain: &Domain, target: &Vcpu, page: u8) {
     }
     // Held only while it is still on its way down: then the kernel's second one starts it.
     let Some(mut arch) = target.arch.try_lock() else {
-        rate_limited!(debug, "d{}v{}: startup before it is down", domain.id.0, target.id);
+        rate_limited!(debug, of domain; "d{}v{}: startup before it is down", domain.id.0, target.id);
         return;
     };
     target.lapic.reset();

@@ -150,4 +150,17 @@ pub const CASES: &[Case] = &[
         never: TROUBLE,
         end: End::OffWith(": one of many lines that are printed in a hurry", 4000),
     },
+    Case {
+        name: "console: a level for each domain",
+        quick: false,
+        setup: |machine, made| {
+            module(machine, made, "hello", "domain=told")?;
+            module(machine, made, "hello", "domain=still loglvl=none")?;
+            module(machine, made, "hello", "domain=terse loglvl=error")
+        },
+        expect: &["d1 told: 64 MiB", "d1 told: powered off", "switching off"],
+        never: &["panic", "@fail", "d2 still:", "d3 terse:"],
+        // Two of three are heard themselves.
+        end: End::OffWith("@result", 2),
+    },
 ];

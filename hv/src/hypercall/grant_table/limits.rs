@@ -63,7 +63,7 @@ pub(super) fn ran_out(of: &Domain, what: RanOut) {
 #[cold]
 fn tell(domain: &Domain, kind: u32, words: fmt::Arguments<'_>) {
     if domain.grants.told.first(kind) {
-        warn!("d{} {}: {words}", domain.id.0, domain.name);
+        warn!(of domain; "d{} {}: {words}", domain.id.0, domain.name);
     }
 }
 
