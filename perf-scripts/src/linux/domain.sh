@@ -43,3 +43,10 @@ store() {
     ifconfig lo up
 }
 
+# For drivers: tells xen-netback that all is done for the interface vifN.M, as a udev rule would.
+connected() {
+    domid=${1#vif}
+    domid=${domid%.*}
+    xenstore-write "backend/vif/$domid/${1#*.}/hotplug-status" connected
+}
+

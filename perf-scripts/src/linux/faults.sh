@@ -12,9 +12,7 @@ serve() {
     for vif in $(ls /sys/class/net | grep '^vif'); do
         [ ! -e "/sys/class/net/$vif/master" ] || continue
         brctl addif br0 "$vif" && ip link set "$vif" up || continue
-        domid=${vif#vif}
-        domid=${domid%.*}
-        xenstore-write "backend/vif/$domid/${vif#*.}/hotplug-status" connected && echo "@serves $vif"
+        connected "$vif" && echo "@serves $vif"
     done
     for domid in $(xenstore-list backend/vbd 2> /dev/null); do
         for number in $(xenstore-list "backend/vbd/$domid" 2> /dev/null); do

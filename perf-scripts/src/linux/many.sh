@@ -16,9 +16,7 @@ driver)
         for vif in $(ls /sys/class/net | grep '^vif'); do
             [ ! -e "/sys/class/net/$vif/master" ] || continue
             brctl addif br0 "$vif" && ip link set "$vif" up || continue
-            domid=${vif#vif}
-            domid=${domid%.*}
-            xenstore-write "backend/vif/$domid/${vif#*.}/hotplug-status" connected || fail "no XenStore"
+            connected "$vif" || fail "no XenStore"
         done
         sleep 0.2
     done

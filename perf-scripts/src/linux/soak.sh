@@ -31,9 +31,7 @@ driver)
     for vif in $(ls /sys/class/net | grep '^vif'); do
         brctl addif br0 "$vif"
         ip link set "$vif" up
-        domid=${vif#vif}
-        domid=${domid%.*}
-        xenstore-write "backend/vif/$domid/${vif#*.}/hotplug-status" connected || fail "no XenStore"
+        connected "$vif" || fail "no XenStore"
     done
     for domid in $(xenstore-list backend/vbd); do
         for number in $(xenstore-list "backend/vbd/$domid"); do

@@ -14,9 +14,7 @@ frontends() { [ "$(frontend | wc -l)" -eq "$1" ]; }
 serve_vif() {
     if [ "$clients" -gt 1 ]; then brctl addif br0 "$1"; else ip addr add 10.0.0.1/24 dev "$1"; fi
     ip link set "$1" up
-    domid=${1#vif}
-    domid=${domid%.*}
-    xenstore-write "backend/vif/$domid/${1#*.}/hotplug-status" connected || fail "no XenStore"
+    connected "$1" || fail "no XenStore"
 }
 
 # The device behind each disk, for xen-blkback.
